@@ -1,0 +1,147 @@
+//! Down: the whole desired state of one worker.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ActionId, ActionKind, AllocId, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
+
+/// What orders desired states: a newer one is greater, field by field from the left.
+///
+/// `epoch` moves only when a controller is restored from a backup, `update_seq` once per deploy,
+/// `generation` with every change of this worker's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fence {
+    /// Moves only by `maand recover`.
+    pub epoch: u64,
+    /// Bucket-wide, once per real deploy.
+    pub update_seq: u64,
+    /// This worker's own.
+    pub generation: u64,
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.epoch, self.update_seq, self.generation)
+    }
+}
+
+impl FromStr for Fence {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split('.').map(str::parse);
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(Ok(epoch)), Some(Ok(update_seq)), Some(Ok(generation)), None) => {
+                Ok(Self { epoch, update_seq, generation })
+            }
+            _ => Err("not of the form EPOCH.SEQ.GENERATION"),
+        }
+    }
+}
+
+/// What travels: the document's exact bytes, so that a signature, once there is one, is over bytes
+/// and not over a parse of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Envelope {
+    /// The JSON of a [`DesiredState`], in base64.
+    pub payload: String,
+    /// Empty until signing is switched on.
+    pub signatures: Vec<String>,
+}
+
+/// All that one worker should run. Nothing that is missing here deletes anything: removal is always
+/// an explicit [`RunState::Absent`] or [`RunState::Purged`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredState {
+    /// Whose.
+    pub bucket_id: BucketId,
+    /// For whom.
+    pub worker_id: WorkerId,
+    /// The worker's name in workers.json.
+    pub host: Host,
+    /// Its labels, sorted.
+    pub labels: Vec<Name>,
+    /// Its place in the order of desired states.
+    #[serde(flatten)]
+    pub fence: Fence,
+    /// When this generation was made, milliseconds since 1970 UTC. Information, never a decision.
+    pub issued_at_ms: i64,
+    /// Every allocation of the worker, by job.
+    pub allocations: Vec<DesiredAllocation>,
+    /// Bundles to have at hand, not to activate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefetch: Vec<BundleDigest>,
+}
+
+/// One allocation's desired state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredAllocation {
+    /// Which.
+    pub alloc_id: AllocId,
+    /// Its job.
+    pub job: JobName,
+    /// What should be.
+    pub state: RunState,
+    /// Drained by the operator: shown as such in jobs.json.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
+    /// The files that should be in place. `None` only with `Absent` and `Purged`, or before the
+    /// allocation's first release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleDigest>,
+    /// Version that was promoted last (`0.0.0` when none was).
+    pub current_version: String,
+    /// Version that `bundle` has.
+    pub new_version: String,
+    /// What to do when the bundle is in place. `None`: keep the files in place, run nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<DesiredAction>,
+}
+
+/// What should be true of an allocation. Only `Absent` and `Purged` remove anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Files in place, started.
+    Running,
+    /// Drained: files stay, nothing runs.
+    Stopped,
+    /// Stop, remove files, keep `data/` and `logs/`.
+    Absent,
+    /// Remove the whole tree.
+    Purged,
+}
+
+/// One thing to do, at most once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredAction {
+    /// An id runs at most once.
+    pub id: ActionId,
+    /// What.
+    pub kind: ActionKind,
+    /// How long the make target may take, in seconds.
+    pub timeout_s: u64,
+    /// The rollout (or operation) that it belongs to, for logs.
+    pub run_id: crate::RunId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fences_order_from_the_left_and_round_trip() {
+        let fence = |e, s, g| Fence { epoch: e, update_seq: s, generation: g };
+        assert!(fence(1, 9, 9) < fence(2, 0, 0));
+        assert!(fence(1, 1, 9) < fence(1, 2, 0));
+        assert!(fence(1, 1, 1) < fence(1, 1, 2));
+        assert_eq!(fence(1, 17, 42).to_string().parse(), Ok(fence(1, 17, 42)));
+        for bad in ["", "1.2", "1.2.3.4", "1.-2.3", "a.b.c"] {
+            assert!(bad.parse::<Fence>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Version 1. `design/pull.md` has the table of calls; the caps are per body, in bytes.
+
+pub mod desired;
+pub mod enrol;
+pub mod error;
+pub mod facts;
+pub mod logs;
+pub mod report;
+pub mod want;
+
+/// `POST`: join token and CSR for a certificate; the one call without a client certificate.
+pub const ENROL: &str = "/v1/enrol";
+/// `GET`: the worker's desired state, as a long poll.
+pub const DESIRED: &str = "/v1/self/desired";
+/// `GET {BUNDLES}/{digest}`: a bundle's list, or its difference from one that the agent has.
+pub const BUNDLES: &str = "/v1/self/bundles";
+/// `POST`: a want-list for a pack.
+pub const PACKS: &str = "/v1/self/packs";
+/// `POST`: the observed state.
+pub const REPORTS: &str = "/v1/self/reports";
+/// `POST`: output of actions.
+pub const LOGS: &str = "/v1/self/logs";
+
+/// Cap of an enrolment's body.
+pub const ENROL_CAP: usize = 16 << 10;
+/// Cap of a report's body.
+pub const REPORT_CAP: usize = 512 << 10;
+/// Cap of a chunk of output.
+pub const LOGS_CAP: usize = 256 << 10;
+/// Cap of a want-list's body (100,000 digests).
+pub const WANT_CAP: usize = 8 << 20;
+/// Cap of a desired state's body, which an agent accepts.
+pub const DESIRED_CAP: usize = 32 << 20;
+/// Cap of a bundle's list, which an agent accepts.
+pub const BUNDLE_CAP: usize = 64 << 20;
+/// Longest wait that a long poll may ask for, in seconds.
+pub const MAX_WAIT_S: u64 = 50;

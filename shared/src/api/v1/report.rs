@@ -1,0 +1,136 @@
+//! Up: the whole observed state of one worker. It may be lost, doubled or late: the next one says it
+//! all again, and the controller orders them by (session, number).
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::desired::Fence;
+use super::facts::WorkerFacts;
+use crate::{ActionId, AllocId, BundleDigest, JobName, RelPath};
+
+/// Most paths listed under drift or unmanaged; the rest is a count.
+pub const MAX_PATHS: usize = 50;
+/// Longest tail of output, bytes.
+pub const MAX_TAIL: usize = 4096;
+
+/// All that one agent knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The agent's program version.
+    pub agent_version: String,
+    /// Starts of this agent, counted in its ledger: a later session has a greater number.
+    pub session: u64,
+    /// Reports of this session.
+    pub number: u64,
+    /// The kernel's boot id.
+    pub boot_id: Uuid,
+    /// The agent's clock when it sent this, milliseconds since 1970 UTC; the controller shows the difference.
+    pub clock_ms: i64,
+    /// The desired state that the agent accepted last; `None` before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Fence>,
+    /// Why the last desired state it was offered was refused, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Every allocation that the agent has anything of, by job.
+    pub allocations: Vec<ObservedAllocation>,
+    /// Present in the first report of a session and when they change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<WorkerFacts>,
+}
+
+/// One allocation as it is on the worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedAllocation {
+    /// Which.
+    pub alloc_id: AllocId,
+    /// Its job.
+    pub job: JobName,
+    /// The bundle whose files are all in place; `None` when none is, or while one is being put there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleDigest>,
+    /// Where its work stands.
+    pub phase: Phase,
+    /// What is known of its process, as far as `make` told.
+    pub process: Process,
+    /// The last action that the agent took up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<ObservedAction>,
+    /// Why no progress is being made (a download that fails, a full disk), while that lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Managed files that were edited on the worker (found at the last apply or check).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<RelPath>,
+    /// Files that no bundle put there, outside `data/`, `logs/` and `bin/`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmanaged: Vec<RelPath>,
+}
+
+/// Where an allocation's work stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing under way.
+    Idle,
+    /// Getting the bundle.
+    Fetching,
+    /// Putting files in place.
+    Applying,
+    /// A make target runs.
+    Running,
+}
+
+/// What is known of an allocation's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Process {
+    /// Never started, or not since its result was lost.
+    Unknown,
+    /// The last start, restart or reload succeeded.
+    Started,
+    /// The last stop succeeded.
+    Stopped,
+    /// The last target failed.
+    Failed,
+}
+
+/// An action and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedAction {
+    /// Which.
+    pub id: ActionId,
+    /// What became of it; `None` while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// When the agent took it up, its clock, milliseconds since 1970 UTC.
+    pub started_ms: i64,
+    /// How long the make target took, milliseconds.
+    #[serde(default)]
+    pub duration_ms: u64,
+    /// The end of its output when it did not succeed, at most [`MAX_TAIL`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<String>,
+}
+
+/// What became of an action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Done.
+    Ok,
+    /// The make target ended otherwise.
+    Failed {
+        /// Exit code, or 128 + signal as shells count.
+        exit: i32,
+    },
+    /// It was ended for taking too long.
+    TimedOut,
+    /// The agent was ended while it ran and nobody knows how it went; the controller decides.
+    Interrupted,
+    /// The agent would not do it.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
