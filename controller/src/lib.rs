@@ -1,1 +1,28 @@
+//! The controller, in the order in which the data flows: a workspace is read, built into the
+//! catalog, rendered into bundles, planned, rolled out; `serve` hands it to agents and takes their
+//! reports; `cli` is the only part that talks to people.
+//!
+//! Layers (who may import whom) are in ARCHITECTURE.md and enforced by `tests/it/architecture.rs`.
 
+pub mod model;
+
+pub mod build;
+pub mod plan;
+pub mod render;
+pub mod rollout;
+pub mod workspace;
+
+pub mod bundle;
+pub mod catalog;
+pub mod clock;
+pub mod config;
+pub mod drive;
+pub mod paths;
+pub mod secrets;
+pub mod serve;
+pub mod telemetry;
+pub mod tls;
+
+pub mod cli;
+
+pub use cli::main;

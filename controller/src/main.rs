@@ -1,1 +1,5 @@
-fn main() {}
+//! `maand`: see `controller::main`.
+
+fn main() -> std::process::ExitCode {
+    controller::main()
+}

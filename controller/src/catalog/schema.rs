@@ -1,0 +1,40 @@
+//! Edge: the catalog's schema, by version. Migrations are embedded; each runs in one transaction.
+
+use rusqlite::Connection;
+
+use super::{During, Error, Result};
+
+/// One script per version, from 1 on. A released script is never edited.
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001.sql")];
+
+/// The schema that this program reads and writes.
+pub const CURRENT: u32 = MIGRATIONS.len() as u32;
+
+/// The schema of an open database; 0 when it is empty.
+pub fn version(connection: &Connection) -> Result<u32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0)).during("reading its schema version")
+}
+
+/// Refuses a catalog of another version.
+pub fn check(connection: &Connection) -> Result<()> {
+    match version(connection)? {
+        CURRENT => Ok(()),
+        found if found > CURRENT => Err(Error::Newer { found, known: CURRENT }),
+        found => Err(Error::Older { found, needed: CURRENT }),
+    }
+}
+
+/// Brings a catalog to [`CURRENT`]; a newer one is refused, untouched.
+pub fn migrate(connection: &mut Connection) -> Result<()> {
+    let found = version(connection)?;
+    if found > CURRENT {
+        return Err(Error::Newer { found, known: CURRENT });
+    }
+    for (at, script) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+        let transaction = connection.transaction().during("beginning a migration")?;
+        transaction.execute_batch(script).during("migrating it")?;
+        transaction.pragma_update(None, "user_version", at as u32 + 1).during("recording its schema version")?;
+        transaction.commit().during("committing a migration")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! One command, one file: a clap `Args` struct whose doc comment is its help, and `run`.

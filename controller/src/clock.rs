@@ -1,0 +1,27 @@
+//! Edge: the only reader of time and randomness.
+#![expect(clippy::disallowed_methods, reason = "edge: time and randomness")]
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+/// Milliseconds since 1970 UTC.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A random id.
+pub fn random_uuid() -> Uuid {
+    Uuid::new_v4()
+}
+
+/// An id that sorts by time: for runs, so that their directories list in order.
+pub fn run_uuid() -> Uuid {
+    Uuid::now_v7()
+}
+
+/// A moment of the monotonic clock, for measuring.
+pub fn instant() -> std::time::Instant {
+    std::time::Instant::now()
+}

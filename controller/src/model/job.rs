@@ -1,0 +1,76 @@
+//! A job: what its manifest says, and the files of its directory.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use shared::{BlobDigest, JobName, Name, RelPath, Version};
+
+/// Time limit of a make target when the manifest has none, seconds.
+pub const DEFAULT_ACTION_TIMEOUT_S: u64 = 300;
+
+/// A job with everything that build knows of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Its name.
+    pub name: JobName,
+    /// What its manifest says.
+    pub spec: JobSpec,
+    /// Its files, by path.
+    pub files: Vec<JobFile>,
+}
+
+/// A manifest after parsing and defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// As written; `None` when the manifest has none.
+    pub version: Option<String>,
+    /// Effective selectors: the manifest's, or the job's name.
+    pub selectors: Vec<Name>,
+    /// Most allocations that roll at once once they have been deployed; at least 1.
+    pub max_concurrent_upgrades: u32,
+    /// Most allocations that start at once at their first deploy; 0 = all.
+    pub max_concurrent_starts: u32,
+    /// Fewer non-removed allocations than this fail the build.
+    pub min_allocations_count: u32,
+    /// Time limit of each make target, seconds.
+    pub action_timeout_s: u64,
+    /// Numbers of the job's ports by name, after allocation.
+    pub ports: BTreeMap<Name, u16>,
+    /// Where the demand graph puts the job; lower rolls first.
+    pub deployment_seq: u32,
+}
+
+impl JobSpec {
+    /// The version that a deploy compares and prints: canonical, `0.0.0` when there is none.
+    pub fn deploy_version(&self) -> String {
+        let parsed = self.version.as_deref().and_then(|text| text.parse::<Version>().ok());
+        parsed.unwrap_or_else(Version::unversioned).to_string()
+    }
+}
+
+/// What becomes of a workspace file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// Goes to the worker as it is.
+    Shipped,
+    /// `NAME.j2`: its rendering goes to the worker as `NAME`.
+    Template,
+    /// Stays: manifest.json, vars.toml, `_modules/`, `_prometheus/`.
+    Control,
+}
+
+/// One file of a job's directory; its content is in the blob store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFile {
+    /// Relative to the job's directory.
+    pub path: RelPath,
+    /// 0o644 or 0o755.
+    pub mode: u32,
+    /// Bytes.
+    pub len: u64,
+    /// Content.
+    pub blob: BlobDigest,
+    /// What becomes of it.
+    pub kind: FileKind,
+}

@@ -1,0 +1,91 @@
+//! Every path of a bucket's directory, named once.
+
+use std::path::{Path, PathBuf};
+
+/// A bucket's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketDir(PathBuf);
+
+macro_rules! paths {
+    ($($(#[$doc:meta])* $name:ident = $relative:literal;)*) => {
+        impl BucketDir {
+            $($(#[$doc])* pub fn $name(&self) -> PathBuf { self.0.join($relative) })*
+        }
+    };
+}
+
+paths! {
+    /// Settings.
+    conf = "maand.conf";
+    /// The catalog and the store.
+    data = "data";
+    /// The catalog.
+    database = "data/maand.db";
+    /// Blobs, by digest.
+    blobs = "data/store/blobs";
+    /// Packs, by want-list; a cache.
+    packs = "data/store/packs";
+    /// Held by whoever speaks to agents.
+    serve_lock = "data/serve.lock";
+    /// Where a driver tells serve that something changed; a hint.
+    serve_socket = "data/serve.sock";
+    /// Held while a build commits.
+    build_lock = "data/build.lock";
+    /// The operator's input.
+    workspace = "workspace";
+    /// Workers.
+    workers_json = "workspace/workers.json";
+    /// Variables of the bucket.
+    bucket_conf = "workspace/bucket.conf";
+    /// Jobs, a directory each.
+    jobs = "workspace/jobs";
+    /// Keys and certificates; 0700.
+    secrets = "secrets";
+    /// Certificate of the CA of jobs.
+    ca_cert = "secrets/ca.crt";
+    /// Key of the CA of jobs.
+    ca_key = "secrets/ca.key";
+    /// Certificate of the CA of agents and of this controller.
+    agent_ca_cert = "secrets/agent-ca.crt";
+    /// Key of the CA of agents and of this controller.
+    agent_ca_key = "secrets/agent-ca.key";
+    /// Seals secrets: 32 raw bytes.
+    kv_key = "secrets/kv.key";
+    /// Highest (epoch, update_seq) ever handed out, outside the database on purpose.
+    high_water = "secrets/high-water.json";
+    /// Rendered trees, while a command lasts.
+    tmp = "tmp";
+    /// Structured logs.
+    logs = "logs";
+    /// Logs of each run.
+    runs = "logs/runs";
+    /// Log of what concerns no worker.
+    maand_log = "logs/maand.log";
+}
+
+impl BucketDir {
+    /// The bucket in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self(dir.into())
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// A job's directory.
+    pub fn job(&self, job: &str) -> PathBuf {
+        self.jobs().join(job)
+    }
+
+    /// The log of a worker.
+    pub fn worker_log(&self, host: &shared::Host) -> PathBuf {
+        self.logs().join(format!("{host}.log"))
+    }
+
+    /// `path` as the user sees it: relative to the bucket.
+    pub fn shown<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
+        path.strip_prefix(&self.0).unwrap_or(path).display()
+    }
+}
