@@ -39,7 +39,9 @@ impl Table {
     /// The drawing, fitted to `width` columns when the width is known.
     pub fn text(&self, width: Option<u16>) -> String {
         let mut table = Drawn::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+        table
+            .load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners())
+            .set_content_arrangement(ContentArrangement::Dynamic);
         match width {
             Some(width) => {
                 table.set_width(width);
