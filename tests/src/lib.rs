@@ -1,1 +1,16 @@
+//! What the tests and benchmarks stand on: real programs in temporary directories, on loopback
+//! addresses of their own, ended by pid.
+//!
+//! - [`programs`]: where the two programs are
+//! - [`bucket`]: a bucket in a temporary directory, and `maand` run in it
+//! - [`agents`]: agents as real processes
+//! - [`process`]: a child that is ended when its test ends
+//! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
+//! - [`namespace`]: workers in network namespaces
 
+pub mod agents;
+pub mod bucket;
+pub mod namespace;
+pub mod poll;
+pub mod process;
+pub mod programs;

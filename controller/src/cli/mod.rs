@@ -2,10 +2,18 @@
 
 pub mod cmd;
 pub mod error;
+pub mod filter;
 pub mod table;
 pub mod ui;
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use shared::{Code, Diagnostic};
+
 use crate::paths::BucketDir;
+use error::{Exit, Failure};
 
 /// What every command gets.
 #[derive(Debug)]
@@ -16,7 +24,98 @@ pub struct Context {
     pub ui: ui::Ui,
 }
 
-/// Runs `maand`.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+/// Deploys services to a fixed pool of Linux machines; the machines pull.
+///
+/// A bucket is a directory with the workers, the jobs and a catalog. `maand build` turns its
+/// workspace into the catalog, `maand deploy` rolls the catalog out. Nothing ever connects to a
+/// worker: maand-agent on it dials this controller.
+#[derive(Debug, Parser)]
+#[command(
+    name = "maand",
+    bin_name = "maand",
+    version,
+    after_long_help = "A first bucket, with a controller and three agents on this machine:\n  maand dev\n\n\
+        A bucket of your own:\n  mkdir shop && cd shop && maand init\n  $EDITOR workspace/workers.json   # and \
+        workspace/jobs/<job>/\n  maand build && maand serve\n  maand agent token 10.0.0.1       # prints the line to \
+        run on that worker\n  maand deploy --dry-run && maand deploy\n\nExit codes: 0 done, 1 failed wholly or in \
+        part, 2 usage, 3 workspace or configuration,\n4 not a bucket or another schema, 255 a bug."
+)]
+struct Cli {
+    /// The bucket's directory
+    #[arg(short = 'C', long = "bucket", value_name = "DIR", env = "MAAND_BUCKET", default_value = ".", global = true)]
+    bucket: PathBuf,
+
+    /// Print results (and problems) as JSON
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(cmd::init::Args),
+    Build(cmd::build::Args),
+    Deploy(cmd::deploy::Args),
+    Info(cmd::info::Args),
+    #[command(subcommand)]
+    Cat(cmd::cat::Command),
+    #[command(subcommand)]
+    Agent(cmd::agent::Command),
+    Serve(cmd::serve::Args),
+    Dev(cmd::dev::Args),
+}
+
+/// The whole command line, for help pages, man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs `maand`: parses, dispatches, prints what went wrong.
+pub fn main() -> ExitCode {
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        // Help and version are no errors; clap prints each where it belongs and exits 0 or 2 as we do.
+        Err(error) => error.exit(),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let context = Context { bucket: BucketDir::new(cli.bucket), ui: ui::Ui::new(cli.json, ui::no_color()) };
+    let result = match cli.command {
+        Command::Init(args) => cmd::init::run(args, &context),
+        Command::Build(args) => cmd::build::run(args, &context),
+        Command::Deploy(args) => cmd::deploy::run(args, &context),
+        Command::Info(args) => cmd::info::run(args, &context),
+        Command::Cat(command) => cmd::cat::run(command, &context),
+        Command::Agent(command) => cmd::agent::run(command, &context),
+        Command::Serve(args) => cmd::serve::run(args, &context),
+        Command::Dev(args) => cmd::dev::run(args, &context),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for problem in &failure.problems {
+                context.ui.problem(problem);
+            }
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+impl Context {
+    /// Opens the catalog of the bucket.
+    pub fn catalog(&self) -> Result<crate::catalog::Catalog, Failure> {
+        Ok(crate::catalog::Catalog::open(&self.bucket.database())?)
+    }
+
+    /// A runtime for commands that serve or wait.
+    pub fn runtime(&self) -> Result<tokio::runtime::Runtime, Failure> {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| {
+            let problem = Diagnostic::new(Code::Storage, "the threads to serve agents cannot be started");
+            Failure::new(Exit::Failed, problem.cause(&error))
+        })
+    }
 }

@@ -68,6 +68,20 @@ impl Table {
     }
 }
 
+/// A number without exponent or needless decimals.
+pub fn number(value: f64) -> Value {
+    // Exact below 2^53; capacities are far below.
+    if value.fract() == 0.0 && value.abs() < 9e15 { Value::from(value as i64) } else { Value::from(value) }
+}
+
+/// A moment, `2026-11-23 22:15:10 UTC`.
+pub fn time(ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        Err(_) => format!("{ms} ms"),
+    }
+}
+
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -85,3 +85,9 @@ impl Ui {
         if self.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
+
+/// Whether the environment asks for no colours (no-color.org).
+#[expect(clippy::disallowed_methods, reason = "edge: environment")]
+pub fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}

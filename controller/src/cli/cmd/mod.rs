@@ -1,1 +1,10 @@
 //! One command, one file: a clap `Args` struct whose doc comment is its help, and `run`.
+
+pub mod agent;
+pub mod build;
+pub mod cat;
+pub mod deploy;
+pub mod dev;
+pub mod info;
+pub mod init;
+pub mod serve;

@@ -1,0 +1,74 @@
+//! `maand cat deployments`: what each allocation should run, what was promoted, and what the agent
+//! really has when that differs.
+
+use serde_json::Value;
+use shared::BundleDigest;
+
+use crate::catalog::{observed, read};
+use crate::cli::Context;
+use crate::cli::error::Failure;
+use crate::cli::filter::Filter;
+use crate::cli::table::Table;
+
+/// List each allocation's rollout state
+#[derive(Debug, Default, clap::Args)]
+#[command(after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
+    version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  removed   no longer wanted \
+    here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last. `agent` is empty while\nthe \
+    worker has what was promoted; otherwise it says what the agent reported.")]
+pub struct Args {
+    /// Only these jobs
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    jobs: Vec<String>,
+    /// Only these workers
+    #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+    workers: Vec<String>,
+    /// Neither disabled nor removed ones
+    #[arg(long)]
+    active: bool,
+}
+
+/// Runs it.
+pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let mut catalog = context.catalog()?;
+    let (snapshot, reported) = catalog.read(|tx| Ok((read::snapshot(tx)?, observed::allocations(tx)?)))?;
+    let filter = Filter::new(&snapshot, &args.jobs, &args.workers)?;
+    let mut table = Table::new(&[
+        "job",
+        "worker_ip",
+        "rollout",
+        "current_hash",
+        "previous_hash",
+        "current_version",
+        "new_version",
+        "disabled",
+        "removed",
+        "agent",
+    ]);
+    let hash = |digest: Option<BundleDigest>| digest.map_or(Value::Null, |digest| digest.short().into());
+    for allocation in snapshot.allocations.iter().filter(|a| filter.job(&a.job) && filter.worker(&a.host)) {
+        if args.active && !allocation.is_active() {
+            continue;
+        }
+        let promoted = allocation.promoted.as_ref();
+        let said = observed::difference(promoted, reported.get(&allocation.alloc_id));
+        table.row(vec![
+            allocation.job.as_str().into(),
+            allocation.host.as_str().into(),
+            allocation.rollout_word().into(),
+            hash(allocation.bundle),
+            hash(promoted.map(|p| p.bundle)),
+            promoted.map_or("0.0.0", |p| p.version.as_str()).into(),
+            allocation.new_version.as_str().into(),
+            allocation.disabled.into(),
+            allocation.removed.into(),
+            said.map_or(Value::Null, Value::from),
+        ]);
+    }
+    super::print(
+        &table,
+        context,
+        "there are no deployments",
+        "compare the jobs' selectors with the workers' labels (maand cat jobs, maand cat workers), then run maand build",
+    )
+}

@@ -1,0 +1,76 @@
+//! The agent is killed at every point between two of its steps, and serve in the middle of a deploy.
+
+use std::time::Duration;
+
+use crate::support::{agents, bucket, hosts};
+
+#[test]
+fn serve_may_stop_and_start_in_the_middle_of_a_deploy() {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 2);
+    bucket.workers(&hosts, &["all"]);
+    bucket.recording_job("api", &serde_json::json!({"selectors": ["all"], "max_concurrent_starts": 1}));
+    let gate = bucket.dir().join("gate");
+    bucket.write(
+        "workspace/jobs/api/Makefile",
+        &format!(
+            "start:\n\t@mkdir -p data; echo x >> data/ran; touch {0}.$$$$; for i in $$(seq 600); do [ -e {0} ] && exit 0; sleep 0.05; done; exit 1\nstop:\nrestart:\nreload:\n",
+            gate.display()
+        ),
+    );
+    bucket.maand(&["build"]).expect(0);
+    let mut serve = bucket.serve();
+    let agents = agents(&bucket, &hosts);
+    let mut deploy = bucket.start("deploy", &["deploy"]);
+    harness::poll::until("the first start", harness::poll::LONG, || {
+        if agents[0].read("api", "data/ran") == "x\n" { Ok(()) } else { Err(deploy.printed()) }
+    });
+    serve.kill();
+    std::fs::write(&gate, "").unwrap();
+    let _serve = bucket.serve();
+    let status = deploy.wait(Duration::from_secs(90));
+    assert_eq!(status.code(), Some(0), "{}", deploy.printed());
+    assert!(bucket.rollouts().iter().all(|(_, _, word)| word == "promoted"));
+    for agent in &agents {
+        assert_eq!(agent.read("api", "data/ran"), "x\n", "started once, on {}", agent.host);
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn an_agent_killed_between_any_two_steps_converges() {
+    use harness::agents::Agent;
+
+    for point in agent::failpoint::FAILPOINTS {
+        let bucket = bucket();
+        let hosts = hosts(&bucket, 1);
+        bucket.workers(&hosts, &["all"]);
+        bucket.recording_job("api", &serde_json::json!({"selectors": ["all"], "version": "1"}));
+        bucket.write("workspace/jobs/api/conf/a", "1");
+        bucket.write("workspace/jobs/api/conf/b", "1");
+        bucket.maand(&["build"]).expect(0);
+        let _serve = bucket.serve();
+        let mut agent = Agent::join(&bucket, &hosts[0]);
+        bucket.maand(&["deploy"]).expect(0);
+        agent.process().stop(Duration::from_secs(10));
+
+        bucket.write("workspace/jobs/api/manifest.json", r#"{"selectors": ["all"], "version": "2"}"#);
+        bucket.write("workspace/jobs/api/conf/a", "2");
+        std::fs::remove_file(bucket.path("workspace/jobs/api/conf/b")).unwrap();
+        bucket.write("workspace/jobs/api/conf/c", "2");
+        bucket.maand(&["build"]).expect(0);
+        agent.start_with(&[("MAAND_FAILPOINT", point)]);
+        let mut deploy = bucket.start("deploy", &["deploy"]);
+        agent.process().wait(Duration::from_secs(60));
+        agent.start();
+        let status = deploy.wait(Duration::from_secs(120));
+        assert_eq!(status.code(), Some(0), "killed at {point}: {}", deploy.printed());
+        assert_eq!(agent.read("api", "conf/a"), "2", "{point}");
+        assert!(!agent.job_path("api", "conf/b").exists(), "{point}");
+        assert_eq!(agent.read("api", "conf/c"), "2", "{point}");
+        let ran = agent.read("api", "data/ran");
+        // At most once per action id: an interrupted one is issued anew, under a new id.
+        assert!(ran == "start 0.0.0 1.0.0\nrestart 1.0.0 2.0.0\n" || ran.matches("restart").count() == 2, "{point}: {ran}");
+        assert!(bucket.rollouts().iter().all(|(_, _, word)| word == "promoted"), "{point}");
+    }
+}
