@@ -1,1 +1,184 @@
-//! (in work)
+//! Edge: maand.conf. Written once by init with every setting commented, read by every command.
+#![expect(clippy::disallowed_methods, reason = "edge: reads maand.conf and the machine's name")]
+
+use std::net::SocketAddr;
+
+use shared::text::closest;
+use shared::{Code, Diagnostic};
+
+use crate::failure::{Exit, Failure};
+use crate::paths::BucketDir;
+
+/// What `maand init` writes.
+pub const TEMPLATE: &str = "\
+# Settings of this bucket. Every one is shown with its default.
+
+# Where `maand serve` (and `maand deploy` while it serves) listens for agents. One TCP port, inbound here.
+# listen = \"0.0.0.0:7443\"
+
+# The URL that agents are given. Set it when this machine's name is not what workers can reach.
+# advertise = \"https://controller.example:7443\"
+
+# Seconds that a deploy waits for an agent to pick up its work.
+# pickup_timeout = 60
+
+# Form of the lines in logs/: \"kv\" or \"json\".
+# log_format = \"kv\"
+";
+
+/// The bucket's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where to listen for agents.
+    pub listen: SocketAddr,
+    /// The URL that agents are given, without a slash at its end.
+    pub advertise: Option<String>,
+    /// Seconds until work that was not picked up fails.
+    pub pickup_timeout_s: u64,
+    /// Whether log lines are JSON.
+    pub log_json: bool,
+    /// What deserves a word but stops nothing.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
+            advertise: None,
+            pickup_timeout_s: 60,
+            log_json: false,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+const KNOWN: [&str; 4] = ["listen", "advertise", "pickup_timeout", "log_format"];
+/// Of the tool that connected with SSH; accepted, with a word on what replaces them.
+const OLD: [&str; 4] = ["use_sudo", "ssh_user", "ssh_key", "ssh_port"];
+/// Settings of certificates for jobs and of override files.
+const LATER: [&str; 3] = ["certs_ttl", "certs_renewal_buffer", "job_config_selector"];
+
+impl Settings {
+    /// Reads maand.conf; a missing one means the defaults.
+    pub fn load(bucket: &BucketDir) -> Result<Self, Failure> {
+        match std::fs::read_to_string(bucket.conf()) {
+            Ok(text) => Self::parse(&text).map_err(|problems| Failure { exit: Exit::Input, problems }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => {
+                Err(Failure::new(Exit::Input, Diagnostic::new(Code::Settings, "maand.conf cannot be read").cause(&error)))
+            }
+        }
+    }
+
+    /// All settings, or all problems.
+    pub fn parse(text: &str) -> Result<Self, Vec<Diagnostic>> {
+        let problem = |message: String| Diagnostic::new(Code::Settings, message).at("maand.conf");
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                let error: toml::de::Error = error;
+                let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+                let problem = Diagnostic::new(Code::Settings, format!("maand.conf is no TOML: {}", error.message()));
+                return Err(vec![problem.at(format_args!("maand.conf:{line}"))]);
+            }
+        };
+        let mut settings = Self::default();
+        let mut problems = Vec::new();
+        let mut old = Vec::new();
+        for (key, value) in &table {
+            match (key.as_str(), value) {
+                ("listen", toml::Value::String(text)) => match text.parse() {
+                    Ok(address) => settings.listen = address,
+                    Err(_) => problems.push(
+                        problem(format!("listen = {text:?} is not an address and a port"))
+                            .remedy("write it like \"0.0.0.0:7443\" or \"[::]:7443\""),
+                    ),
+                },
+                ("advertise", toml::Value::String(text)) => match url(text) {
+                    Some(url) => settings.advertise = Some(url),
+                    None => problems.push(
+                        problem(format!("advertise = {text:?} is not a URL that agents can use"))
+                            .remedy("write it like \"https://controller.example:7443\", without a path"),
+                    ),
+                },
+                ("pickup_timeout", toml::Value::Integer(seconds @ 1..=86_400)) => {
+                    settings.pickup_timeout_s = seconds.unsigned_abs();
+                }
+                ("pickup_timeout", _) => problems.push(problem("pickup_timeout is a number of seconds, 1 to 86400".into())),
+                ("log_format", toml::Value::String(text)) if ["kv", "json", "jsonl"].contains(&text.as_str()) => {
+                    settings.log_json = text != "kv";
+                }
+                ("log_format", _) => problems.push(problem("log_format is \"kv\" or \"json\"".into())),
+                ("listen" | "advertise", _) => problems.push(problem(format!("{key} is a text in quotes"))),
+                (key, _) if OLD.contains(&key) => old.push(key.to_owned()),
+                (key, _) if LATER.contains(&key) => {
+                    problems.push(
+                        Diagnostic::new(Code::NotSupportedYet, format!("{key} is not supported yet"))
+                            .at("maand.conf")
+                            .remedy("take it out until certificates for jobs and override files are there"),
+                    );
+                }
+                (key, _) => {
+                    let unknown = problem(format!("there is no setting {key:?}"));
+                    problems.push(match closest(key, KNOWN) {
+                        Some(close) => unknown.remedy(format_args!("did you mean {close:?}?")),
+                        None => unknown.remedy(format_args!("the settings are {}", KNOWN.join(", "))),
+                    });
+                }
+            }
+        }
+        if !old.is_empty() {
+            settings.warnings.push(format!(
+                "maand.conf: {} no longer mean anything: nothing connects to a worker; agents join with \
+                 `maand agent token HOST`, and dial `advertise`",
+                old.join(", ")
+            ));
+        }
+        if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    }
+
+    /// The URL to give to agents.
+    pub fn advertised(&self) -> String {
+        if let Some(url) = &self.advertise {
+            return url.clone();
+        }
+        if self.listen.ip().is_unspecified() {
+            let name = rustix::system::uname();
+            return format!("https://{}:{}", name.nodename().to_string_lossy(), self.listen.port());
+        }
+        format!("https://{}", self.listen)
+    }
+}
+
+/// `https://host:port`, nothing behind it.
+fn url(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("https://")?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let fine = !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c));
+    fine.then(|| format!("https://{rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_the_defaults() {
+        assert_eq!(Settings::parse(TEMPLATE), Ok(Settings::default()));
+        let shown = TEMPLATE.replace("# listen", "listen").replace("# pickup", "pickup").replace("# log_f", "log_f");
+        assert_eq!(Settings::parse(&shown), Ok(Settings::default()), "the defaults that it shows are the defaults");
+    }
+
+    #[test]
+    fn all_problems_at_once_and_old_keys_with_a_word() {
+        let problems = Settings::parse("listen = \"x\"\npickup_timout = 3\nadvertise = \"http://a\"\nlog_format = 1\n").unwrap_err();
+        let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(text.len(), 4, "{text:?}");
+        assert!(text.iter().any(|t| t.contains("did you mean \"pickup_timeout\"?")), "{text:?}");
+        let settings = Settings::parse("use_sudo = true\nssh_port = 22\nadvertise = \"https://c:1/\"").unwrap();
+        assert_eq!(settings.warnings.len(), 1);
+        assert_eq!(settings.advertised(), "https://c:1");
+        assert!(Settings::parse("a = [").unwrap_err()[0].to_string().contains("maand.conf:1"));
+    }
+}

@@ -23,6 +23,8 @@ paths! {
     database = "data/maand.db";
     /// Blobs, by digest.
     blobs = "data/store/blobs";
+    /// Private blobs, sealed.
+    private_blobs = "data/store/private";
     /// Packs, by want-list; a cache.
     packs = "data/store/packs";
     /// Held by whoever speaks to agents.

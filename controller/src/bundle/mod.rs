@@ -1,1 +1,4 @@
-//! (in work)
+//! Edge: blobs and packs on disk.
+
+pub mod packs;
+pub mod store;

@@ -3,19 +3,27 @@
 //!
 //! Transactions are short. Readers take a consistent view with [`Catalog::read`].
 
+pub mod agents;
+pub mod bundles;
+pub mod desired;
+pub mod observed;
+pub mod read;
 pub mod schema;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use thiserror::Error;
+use shared::{Code, Diagnostic};
+use thiserror::Error as ThisError;
+
+use crate::failure::{Exit, Failure};
 
 /// How long a transaction waits for another process's.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// Why the catalog could not be used.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 pub enum Error {
     /// There is none.
     #[error("there is no catalog at {}", .0.display())]
@@ -160,4 +168,35 @@ pub(crate) fn from_json<T: serde::de::DeserializeOwned>(what: &'static str, text
 /// Writes a JSON column.
 pub(crate) fn to_json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|why| Error::Damaged { what, why: why.to_string() })
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Missing(path) => Self::new(
+                Exit::NotABucket,
+                Diagnostic::new(Code::NotABucket, "this directory is not a bucket")
+                    .note(format!("there is no catalog at {}", path.display()))
+                    .remedy("run maand init here, or name the bucket with -C DIR or MAAND_BUCKET"),
+            ),
+            Error::Older { .. } => Self::new(
+                Exit::NotABucket,
+                Diagnostic::new(Code::SchemaOlder, error.to_string()).remedy("run maand init: it upgrades the catalog"),
+            ),
+            Error::Newer { .. } => Self::new(
+                Exit::NotABucket,
+                Diagnostic::new(Code::SchemaNewer, error.to_string())
+                    .remedy("use the maand that made it, or a newer one"),
+            ),
+            Error::Sql { .. } => {
+                Self::new(Exit::Failed, Diagnostic::new(Code::Storage, "the catalog cannot be used").cause(&error))
+            }
+            Error::Damaged { .. } => Self::new(
+                Exit::Failed,
+                Diagnostic::new(Code::Storage, "the catalog cannot be used")
+                    .cause(&error)
+                    .remedy("restore the last backup of data/maand.db"),
+            ),
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use shared::text::closest;
 use shared::{Code, Diagnostic, Host, JobName};
 
-use super::error::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::model::Snapshot;
 
 /// A filter over jobs and workers; an empty list lets everything through.

@@ -1,7 +1,6 @@
 //! The command line: parsing, dispatch, and the one way out.
 
 pub mod cmd;
-pub mod error;
 pub mod filter;
 pub mod table;
 pub mod ui;
@@ -13,7 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shared::{Code, Diagnostic};
 
 use crate::paths::BucketDir;
-use error::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 
 /// What every command gets.
 #[derive(Debug)]

@@ -1,1 +1,154 @@
-//! (in work)
+//! Edge: the server that agents dial. It reads what workers should run, writes what they say, and
+//! decides nothing: no hooks, no workspace.
+
+mod connection;
+mod database;
+mod error;
+mod identity;
+mod lock;
+pub mod notify;
+mod rate;
+mod v1;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::{BucketId, Code, Diagnostic};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::bundle::packs::Packs;
+use crate::bundle::store::Store;
+use crate::catalog::{Catalog, observed, read};
+use crate::config::Settings;
+use crate::failure::{Exit, Failure};
+use crate::paths::BucketDir;
+use crate::secrets::SealingKey;
+use crate::telemetry::BucketLog;
+use crate::tls::ca::{Authority, Kind};
+use crate::{clock, tls};
+
+pub use lock::{ServeLock, holder};
+
+/// How long open requests may go on after the end was asked for.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Everything that a request needs.
+pub(crate) struct State {
+    bucket_id: BucketId,
+    database: database::Database,
+    bundles: v1::bundles::Cache,
+    packs: Packs,
+    sealing: SealingKey,
+    authority: Authority,
+    /// DER of the certificate that agents see; proofs of join tokens are bound to it.
+    certificate: Vec<u8>,
+    wakers: notify::Wakers,
+    connected: connection::Connected,
+    rates: rate::Rates,
+    log: BucketLog,
+    /// True once the end was asked for.
+    ending: watch::Receiver<bool>,
+}
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    end: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+    state: Arc<State>,
+    waking: notify::Waking,
+    _lock: ServeLock,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Takes the bucket's serve lock, listens on `settings.listen` and serves until
+    /// [`Server::shutdown`].
+    pub async fn start(bucket: &BucketDir, settings: &Settings) -> Result<Self, Failure> {
+        let lock = ServeLock::take(bucket)?;
+        Self::start_locked(bucket, settings, lock).await
+    }
+
+    /// The same with a lock that the caller has.
+    pub async fn start_locked(bucket: &BucketDir, settings: &Settings, lock: ServeLock) -> Result<Self, Failure> {
+        let mut catalog = Catalog::open(&bucket.database())?;
+        let bucket_id = catalog.read(|tx| read::bucket_id(tx))?;
+        catalog.write(|tx| observed::disconnect_all(tx))?;
+        let authority = Authority::load(Kind::Agents, bucket)?;
+        let (tls, certificate) = tls::server::config(&authority, bucket_id, clock::now_ms())?;
+        let store = Arc::new(Store::open(bucket).map_err(|error| storage(&error))?);
+        let packs = Packs::open(bucket, store).map_err(|error| storage(&error))?;
+        let sealing = SealingKey::load(&bucket.kv_key()).map_err(|error| storage(&error))?;
+        let listener = TcpListener::bind(settings.listen).await.map_err(|error| cannot_listen(settings, &error))?;
+        let address = listener.local_addr().map_err(|error| cannot_listen(settings, &error))?;
+        let (end, ending) = watch::channel(false);
+        let wakers = notify::Wakers::default();
+        let waking = notify::Waking::start(bucket, catalog.reopen()?, wakers.clone())?;
+        let state = Arc::new(State {
+            bucket_id,
+            database: database::Database::start(catalog)?,
+            bundles: v1::bundles::Cache::default(),
+            packs,
+            sealing,
+            authority,
+            certificate,
+            wakers,
+            connected: connection::Connected::default(),
+            rates: rate::Rates::default(),
+            log: BucketLog::new(bucket, settings.log_json),
+            ending: ending.clone(),
+        });
+        let accepting = tokio::spawn(connection::accept(listener, tls, state.clone(), ending));
+        Ok(Self { address, end, accepting, state, waking, _lock: lock })
+    }
+
+    /// Where it listens; the real port when 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, answers who waits, and lets open requests end, for a bounded time.
+    pub async fn shutdown(self) {
+        drop(self.end.send(true));
+        if tokio::time::timeout(DRAIN, self.accepting).await.is_err() {
+            tracing::warn!("connections_cut");
+        }
+        drop(self.state.database.write(|connection| observed::disconnect_all(connection)).await);
+        self.waking.stop();
+    }
+}
+
+/// Until SIGTERM or SIGINT.
+pub async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut term), Ok(mut int)) => {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        }
+        // Without handlers the signals end the process by themselves.
+        _ => std::future::pending().await,
+    }
+}
+
+/// Until the end was asked for.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    // The sender is gone only when the server is.
+    drop(ending.wait_for(|end| *end).await);
+}
+
+fn storage(error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Failed, Diagnostic::new(Code::Storage, "the bucket's store cannot be used").cause(error))
+}
+
+fn cannot_listen(settings: &Settings, error: &std::io::Error) -> Failure {
+    let problem = Diagnostic::new(Code::Listen, format!("cannot listen on {}", settings.listen)).cause(error);
+    Failure::new(Exit::Failed, problem.remedy("set listen in maand.conf, or end what uses that port"))
+}

@@ -11,7 +11,7 @@ use shared::{Code, Diagnostic};
 use crate::catalog::read;
 use crate::cli::Context;
 use crate::cli::cmd::{agent, build, cat, deploy, init};
-use crate::cli::error::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::config::Settings;
 use crate::model::Snapshot;
 use crate::paths::BucketDir;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::catalog::read;
 use crate::cli::Context;
-use crate::cli::error::Failure;
+use crate::failure::Failure;
 use crate::cli::table::Table;
 
 /// Show the bucket's id, its update sequence and how much is in it

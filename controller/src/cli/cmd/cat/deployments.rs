@@ -6,7 +6,7 @@ use shared::BundleDigest;
 
 use crate::catalog::{observed, read};
 use crate::cli::Context;
-use crate::cli::error::Failure;
+use crate::failure::Failure;
 use crate::cli::filter::Filter;
 use crate::cli::table::Table;
 

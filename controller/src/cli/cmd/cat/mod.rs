@@ -9,7 +9,7 @@ mod workers;
 use shared::{Code, Diagnostic};
 
 use crate::cli::Context;
-use crate::cli::error::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::cli::table::Table;
 
 /// Print what the catalog knows, as tables or JSON

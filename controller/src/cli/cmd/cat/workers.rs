@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::catalog::read;
 use crate::cli::Context;
-use crate::cli::error::Failure;
+use crate::failure::Failure;
 use crate::cli::table::{Table, number};
 
 /// List the workers, in the order in which deploys go through them

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use shared::diagnostic::chain;
 use shared::{Code, Diagnostic, Host};
 
-use crate::cli::error::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::clock;
 use crate::model::Snapshot;
 use crate::paths::BucketDir;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use shared::{Code, Diagnostic};
 
-use crate::cli::error::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 
 macro_rules! files {
     ($($path:literal)*) => {

@@ -1,0 +1,42 @@
+//! Edge: bundles' lists in the catalog.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use shared::{Bundle, BundleDigest};
+
+use super::{During, Error, Result};
+
+/// Stores a list, if it is not there.
+pub fn put(connection: &Connection, bundle: &Bundle) -> Result<BundleDigest> {
+    let digest = bundle.digest();
+    if !contains(connection, &digest)? {
+        let damaged = |why: String| Error::Damaged { what: "a bundle's list", why };
+        let json = serde_json::to_vec(bundle).map_err(|error| damaged(error.to_string()))?;
+        let packed = zstd::encode_all(&json[..], 3).map_err(|error| damaged(error.to_string()))?;
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO bundle (digest, entries) VALUES (?1, ?2)")
+            .and_then(|mut insert| insert.execute(params![digest.to_string(), packed]))
+            .during("storing a bundle's list")?;
+    }
+    Ok(digest)
+}
+
+/// Whether the list is there.
+pub fn contains(connection: &Connection, digest: &BundleDigest) -> Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM bundle WHERE digest = ?1")
+        .and_then(|mut select| select.exists([digest.to_string()]))
+        .during("looking for a bundle's list")
+}
+
+/// A bundle's list, checked against its digest.
+pub fn get(connection: &Connection, digest: &BundleDigest) -> Result<Option<Bundle>> {
+    let packed: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT entries FROM bundle WHERE digest = ?1")
+        .and_then(|mut select| select.query_row([digest.to_string()], |row| row.get(0)).optional())
+        .during("reading a bundle's list")?;
+    let Some(packed) = packed else { return Ok(None) };
+    let damaged = |why: String| Error::Damaged { what: "a bundle's list", why };
+    let json = zstd::decode_all(&packed[..]).map_err(|error| damaged(error.to_string()))?;
+    let bundle: Bundle = serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;
+    bundle.checked(*digest).map(Some).map_err(|error| damaged(error.to_string()))
+}

@@ -1,0 +1,127 @@
+//! Edge: rows to `model::Snapshot`.
+
+use rusqlite::{Connection, Row};
+use shared::{BlobDigest, BucketId, JobName};
+
+use super::{During, Error, Result, from_json, parsed};
+use crate::model::{Allocation, FileKind, Job, JobFile, Promoted, Snapshot, Worker};
+
+/// Which bucket it is.
+pub fn bucket_id(connection: &Connection) -> Result<BucketId> {
+    let id: String =
+        connection.query_row("SELECT bucket_id FROM bucket", [], |row| row.get(0)).during("reading the bucket's id")?;
+    parsed("bucket.bucket_id", &id)
+}
+
+/// Everything that the last build committed, with what was promoted since; jobs without their files.
+/// To be called inside [`super::Catalog::read`], for one consistent view.
+pub fn snapshot(connection: &Connection) -> Result<Snapshot> {
+    let bucket_id = bucket_id(connection)?;
+    let (epoch, update_seq, built_at_ms) = connection
+        .query_row("SELECT epoch, update_seq, built_at FROM bucket", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .during("reading the bucket")?;
+    Ok(Snapshot {
+        bucket_id,
+        epoch,
+        update_seq,
+        built_at_ms,
+        workers: workers(connection)?,
+        jobs: jobs(connection)?,
+        allocations: allocations(connection)?,
+    })
+}
+
+/// Collects rows, naming the operation in every error.
+fn collect<T>(
+    connection: &Connection,
+    operation: &'static str,
+    sql: &str,
+    read: impl Fn(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut select = connection.prepare_cached(sql).during(operation)?;
+    let mut rows = select.query([]).during(operation)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().during(operation)? {
+        found.push(read(row)?);
+    }
+    Ok(found)
+}
+
+fn text(row: &Row<'_>, at: usize) -> Result<String> {
+    row.get(at).during("reading a text")
+}
+
+fn workers(connection: &Connection) -> Result<Vec<Worker>> {
+    let sql = "SELECT worker_id, host, hostname, labels, tags, memory_mb, cpu_mhz, position FROM worker ORDER BY position, host";
+    collect(connection, "reading the workers", sql, |row| {
+        Ok(Worker {
+            worker_id: parsed("worker.worker_id", &text(row, 0)?)?,
+            host: parsed("worker.host", &text(row, 1)?)?,
+            hostname: row.get(2).during("reading a worker")?,
+            labels: from_json("worker.labels", &text(row, 3)?)?,
+            tags: from_json("worker.tags", &text(row, 4)?)?,
+            memory_mb: row.get(5).during("reading a worker")?,
+            cpu_mhz: row.get(6).during("reading a worker")?,
+            position: row.get(7).during("reading a worker")?,
+        })
+    })
+}
+
+fn jobs(connection: &Connection) -> Result<Vec<Job>> {
+    collect(connection, "reading the jobs", "SELECT name, spec FROM job ORDER BY name", |row| {
+        let name = parsed("job.name", &text(row, 0)?)?;
+        Ok(Job { name, spec: from_json("job.spec", &text(row, 1)?)?, files: Vec::new() })
+    })
+}
+
+/// The files of every job.
+pub fn files(connection: &Connection) -> Result<Vec<(JobName, JobFile)>> {
+    let sql = "SELECT job, path, mode, len, blob, kind FROM job_file ORDER BY job, path";
+    collect(connection, "reading the jobs' files", sql, |row| {
+        let kind = match text(row, 5)?.as_str() {
+            "shipped" => FileKind::Shipped,
+            "template" => FileKind::Template,
+            "control" => FileKind::Control,
+            other => return Err(Error::Damaged { what: "job_file.kind", why: format!("{other:?}") }),
+        };
+        let blob: BlobDigest = parsed("job_file.blob", &text(row, 4)?)?;
+        let file = JobFile {
+            path: parsed("job_file.path", &text(row, 1)?)?,
+            mode: row.get(2).during("reading a file")?,
+            len: row.get(3).during("reading a file")?,
+            blob,
+            kind,
+        };
+        Ok((parsed("job_file.job", &text(row, 0)?)?, file))
+    })
+}
+
+fn allocations(connection: &Connection) -> Result<Vec<Allocation>> {
+    let sql = "SELECT a.alloc_id, a.job, a.host, a.worker_id, a.disabled, a.removed, a.start_pending, a.deployment_seq, \
+                 a.new_version, a.bundle, p.bundle, p.version \
+               FROM allocation a LEFT JOIN promoted p USING (alloc_id) LEFT JOIN worker w USING (worker_id) \
+               ORDER BY a.job, w.position, a.host";
+    collect(connection, "reading the allocations", sql, |row| {
+        let digest = |at: usize| -> Result<Option<_>> {
+            let text: Option<String> = row.get(at).during("reading an allocation")?;
+            text.map(|text| parsed("allocation.bundle", &text)).transpose()
+        };
+        let promoted = match digest(10)? {
+            Some(bundle) => Some(Promoted { bundle, version: text(row, 11)? }),
+            None => None,
+        };
+        Ok(Allocation {
+            alloc_id: parsed("allocation.alloc_id", &text(row, 0)?)?,
+            job: parsed("allocation.job", &text(row, 1)?)?,
+            host: parsed("allocation.host", &text(row, 2)?)?,
+            worker_id: parsed("allocation.worker_id", &text(row, 3)?)?,
+            disabled: row.get(4).during("reading an allocation")?,
+            removed: row.get(5).during("reading an allocation")?,
+            start_pending: row.get(6).during("reading an allocation")?,
+            deployment_seq: row.get(7).during("reading an allocation")?,
+            new_version: text(row, 8)?,
+            bundle: digest(9)?,
+            promoted,
+        })
+    })
+}

@@ -1,0 +1,133 @@
+//! Edge: waking who waits for a newer desired state. The rows are the truth; a datagram on
+//! `data/serve.sock` is a hint that they moved, and twice a second they are looked at anyway.
+#![expect(clippy::disallowed_methods, reason = "edge: data/serve.sock")]
+
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use shared::api::v1::desired::Fence;
+use shared::{Code, Diagnostic, WorkerId};
+use tokio::sync::watch;
+
+use crate::catalog::{Catalog, desired};
+use crate::failure::{Exit, Failure};
+use crate::paths::BucketDir;
+
+/// How long a change may stay unnoticed when its hint was lost.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Tells the serving process that desired rows moved. A hint: nothing depends on it.
+pub fn wake(bucket: &BucketDir) {
+    if let Ok(socket) = UnixDatagram::unbound() {
+        drop(socket.set_nonblocking(true));
+        drop(socket.send_to(b"w", bucket.serve_socket()));
+    }
+}
+
+/// What each worker's waiting request watches.
+#[derive(Debug, Clone)]
+pub(crate) struct Watched {
+    /// The newest fence that is known.
+    pub(crate) fence: Fence,
+    /// Number of the newest request that waits: an older one of the same worker gives way.
+    pub(crate) poll: u64,
+}
+
+/// The watches of all workers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wakers(Arc<Mutex<HashMap<WorkerId, watch::Sender<Watched>>>>);
+
+impl Wakers {
+    /// Begins to wait: the watch, and the number of this request.
+    pub(crate) fn wait(&self, worker: WorkerId) -> (watch::Receiver<Watched>, u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = all.entry(worker).or_insert_with(|| watch::Sender::new(Watched { fence: Fence::default(), poll: 0 }));
+        sender.send_modify(|watched| watched.poll += 1);
+        let poll = sender.borrow().poll;
+        (sender.subscribe(), poll)
+    }
+
+    fn moved(&self, fences: &[(WorkerId, Fence)]) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (worker, fence) in fences {
+            if let Some(sender) = all.get(worker) {
+                sender.send_if_modified(|watched| {
+                    let newer = watched.fence != *fence;
+                    watched.fence = *fence;
+                    newer
+                });
+            }
+        }
+    }
+}
+
+/// The thread that looks.
+#[derive(Debug)]
+pub(crate) struct Waking {
+    stop: Arc<AtomicBool>,
+    socket: PathBuf,
+}
+
+impl Waking {
+    /// Starts it.
+    pub(crate) fn start(bucket: &BucketDir, mut catalog: Catalog, wakers: Wakers) -> Result<Self, Failure> {
+        let path = bucket.serve_socket();
+        let failed = |error: &dyn std::error::Error| {
+            Failure::new(Exit::Failed, Diagnostic::new(Code::Storage, "cannot use data/serve.sock").cause(error))
+        };
+        // Left by a serve that was killed; the serve lock says that no other one is there.
+        drop(std::fs::remove_file(&path));
+        let socket = match UnixDatagram::bind(&path) {
+            Ok(socket) => {
+                drop(std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)));
+                Some(socket)
+            }
+            // A path too long for a socket: the look twice a second has to do.
+            Err(error) => {
+                tracing::warn!(%error, "wake_socket_missing");
+                None
+            }
+        };
+        if let Some(socket) = &socket {
+            socket.set_read_timeout(Some(LOOK)).map_err(|error| failed(&error))?;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let look = move || {
+            let mut seen = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                match catalog.data_version() {
+                    Ok(version) if version != seen => {
+                        seen = version;
+                        match catalog.read(|tx| desired::fences(tx)) {
+                            Ok(fences) => wakers.moved(&fences),
+                            Err(error) => tracing::error!(error = shared::diagnostic::chain(&error), "fences_unreadable"),
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::error!(error = shared::diagnostic::chain(&error), "fences_unreadable"),
+                }
+                match &socket {
+                    Some(socket) => drop(socket.recv(&mut [0u8; 8])),
+                    None => std::thread::sleep(LOOK),
+                }
+            }
+        };
+        std::thread::Builder::new().name("wake".into()).spawn(look).map_err(|error| failed(&error))?;
+        Ok(Self { stop, socket: path })
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Ok(socket) = UnixDatagram::unbound() {
+            drop(socket.send_to(b"s", &self.socket));
+        }
+        drop(std::fs::remove_file(&self.socket));
+    }
+}

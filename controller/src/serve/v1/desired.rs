@@ -1,0 +1,84 @@
+//! `GET /v1/self/desired`: the worker's desired state, when it is newer than what the agent has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State as Held};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use data_encoding::BASE64;
+use serde::Deserialize;
+use shared::api::v1::MAX_WAIT_S;
+use shared::api::v1::desired::{Envelope, Fence};
+
+use crate::catalog::desired;
+use crate::serve::State;
+use crate::serve::connection::touch;
+use crate::serve::ended;
+use crate::serve::error::Refusal;
+use crate::serve::identity::Caller;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Ask {
+    /// What the agent accepted last, `EPOCH.SEQ.GENERATION`.
+    after: Option<String>,
+    /// Seconds to wait for something newer.
+    #[serde(default)]
+    wait: u64,
+}
+
+pub(super) async fn desired(
+    Held(state): Held<Arc<State>>,
+    Caller(worker): Caller,
+    ask: Result<Query<Ask>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(ask) = ask.map_err(|error| Refusal::bad(error.body_text()))?;
+    let after: Option<Fence> =
+        ask.after.as_deref().map(str::parse).transpose().map_err(|why: &str| Refusal::bad(format!("after: {why}")))?;
+    // Registered before the rows are read: a change between the two wakes.
+    let (mut watched, poll) = state.wakers.wait(worker);
+    let mut ending = state.ending.clone();
+    touch(&state, worker).await;
+    let end = tokio::time::sleep(Duration::from_secs(ask.wait.min(MAX_WAIT_S)));
+    tokio::pin!(end);
+    loop {
+        watched.mark_unchanged();
+        let document = state.database.read(move |connection| desired::document(connection, worker)).await?;
+        if let Some((fence, bytes)) = document
+            && after.is_none_or(|after| fence > after)
+        {
+            let envelope = Envelope { payload: BASE64.encode(&bytes), signatures: Vec::new() };
+            let mut response = Json(envelope).into_response();
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return Ok(response);
+        }
+        if *ending.borrow() {
+            return Ok(nothing(true));
+        }
+        tokio::select! {
+            changed = watched.changed() => {
+                // A newer request of the same worker waits now.
+                if changed.is_err() || watched.borrow().poll != poll {
+                    return Ok(nothing(false));
+                }
+            }
+            () = ended(&mut ending) => return Ok(nothing(true)),
+            () = &mut end => {
+                touch(&state, worker).await;
+                return Ok(nothing(false));
+            }
+        }
+    }
+}
+
+/// Nothing newer. While the server ends, the agent is told to leave it a moment.
+fn nothing(ending: bool) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if ending {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

@@ -1,0 +1,90 @@
+//! `POST /v1/self/logs`: output of make targets, into the bucket's logs. Agents cut at line ends.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State as Held;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use data_encoding::BASE64;
+use rusqlite::{Connection, OptionalExtension, params};
+use shared::api::v1::logs::{LogBatch, LogChunk, Stream};
+
+use super::reports::rejected;
+use crate::catalog::{During as _, desired};
+use crate::clock;
+use crate::serve::State;
+use crate::serve::error::Refusal;
+use crate::serve::identity::Caller;
+use crate::telemetry::Line;
+
+pub(super) async fn logs(
+    Held(state): Held<Arc<State>>,
+    Caller(worker): Caller,
+    batch: Result<Json<LogBatch>, JsonRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Json(batch) = batch.map_err(rejected)?;
+    let mut chunks = Vec::new();
+    for chunk in batch.chunks {
+        let bytes = BASE64.decode(chunk.bytes.as_bytes()).map_err(|_| Refusal::bad("bytes: not base64"))?;
+        chunks.push((chunk, bytes));
+    }
+    let held = state.clone();
+    let now_ms = clock::now_ms();
+    state
+        .database
+        .write(move |connection| {
+            let Some(desired) = desired::state(connection, worker)? else { return Ok(()) };
+            for (chunk, bytes) in &chunks {
+                let job = desired.allocations.iter().any(|a| a.job == chunk.job);
+                if !job || chunk.offset < written(connection, chunk)? {
+                    continue;
+                }
+                // Written first: after a crash in between a line comes twice rather than never.
+                let text = String::from_utf8_lossy(bytes);
+                let omitted = (chunk.omitted > 0).then(|| format!("({} bytes left out here)", chunk.omitted));
+                let line = |msg| Line {
+                    run: Some(chunk.run_id),
+                    maand: "deploy",
+                    seq: Some(desired.fence.update_seq),
+                    worker: Some(&desired.host),
+                    job: Some(chunk.job.as_str()),
+                    phase: Some("rollout"),
+                    action: Some(&chunk.target),
+                    stream: Some(word(chunk.stream)),
+                    msg: Some(msg),
+                    ..Line::default()
+                };
+                let lines: Vec<Line<'_>> = omitted.as_deref().into_iter().chain(text.lines()).map(line).collect();
+                held.log.write(now_ms, &lines);
+                let end = chunk.offset + bytes.len() as u64;
+                connection
+                    .prepare_cached(
+                        "INSERT INTO log_offset (action_id, stream, offset) VALUES (?1, ?2, ?3) \
+                         ON CONFLICT (action_id, stream) DO UPDATE SET offset = excluded.offset",
+                    )
+                    .and_then(|mut upsert| upsert.execute(params![chunk.action_id.to_string(), word(chunk.stream), end]))
+                    .during("recording how far a log is")?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(StatusCode::OK)
+}
+
+fn written(connection: &Connection, chunk: &LogChunk) -> crate::catalog::Result<u64> {
+    connection
+        .prepare_cached("SELECT offset FROM log_offset WHERE action_id = ?1 AND stream = ?2")
+        .and_then(|mut select| {
+            select.query_row([chunk.action_id.to_string(), word(chunk.stream).to_owned()], |row| row.get(0)).optional()
+        })
+        .during("reading how far a log is")
+        .map(|offset| offset.unwrap_or(0))
+}
+
+fn word(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    }
+}

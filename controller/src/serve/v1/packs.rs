@@ -1,0 +1,105 @@
+//! `POST /v1/self/packs`: a want-list for a pack. A pack is a file, so `Range` and `ETag` work.
+
+use std::collections::BTreeMap;
+use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State as Held;
+use axum::extract::rejection::JsonRejection;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use shared::api::v1::want::WantList;
+use shared::{BlobDigest, PackDigest};
+use tokio::io::AsyncReadExt;
+use tokio_util::io::ReaderStream;
+
+use super::reports::rejected;
+use crate::catalog::desired;
+use crate::serve::State;
+use crate::serve::error::Refusal;
+use crate::serve::identity::Caller;
+
+pub(super) async fn pack(
+    Held(state): Held<Arc<State>>,
+    Caller(worker): Caller,
+    headers: HeaderMap,
+    want: Result<Json<WantList>, JsonRejection>,
+) -> Result<Response, Refusal> {
+    let Json(want) = want.map_err(rejected)?;
+    if !want.blobs.windows(2).all(|pair| pair[0] < pair[1]) {
+        return Err(Refusal::bad("blobs: ascending, no repeats"));
+    }
+    let cache = state.bundles.clone();
+    let private = want.private;
+    let count = want.blobs.len();
+    let wants = state
+        .database
+        .read(move |connection| {
+            let mut left: BTreeMap<BlobDigest, Option<u64>> = want.blobs.iter().map(|blob| (*blob, None)).collect();
+            for digest in desired::bundles(connection, worker)? {
+                let Some(bundle) = cache.get(connection, &digest)? else { continue };
+                for entry in bundle.entries().iter().filter(|entry| entry.private == want.private) {
+                    if let Some(len) = left.get_mut(&entry.blob) {
+                        *len = Some(entry.len);
+                    }
+                }
+            }
+            Ok(left.into_iter().map(|(blob, len)| len.map(|len| (blob, len))).collect::<Option<BTreeMap<_, _>>>())
+        })
+        .await?;
+    let Some(wants) = wants else {
+        return Err(Refusal::not_found().why(format!("a blob among {count} is in none of its bundles")));
+    };
+    let held = state.clone();
+    if private {
+        let made = tokio::task::spawn_blocking(move || held.packs.private_pack(&held.sealing, &wants)).await;
+        let bytes = made.map_err(|error| Refusal::internal(&error))?.map_err(|error| Refusal::internal(&error))?;
+        let mut response = bytes.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return Ok(response);
+    }
+    let made = tokio::task::spawn_blocking(move || held.packs.open_pack(&wants)).await;
+    let (digest, mut file, len) =
+        made.map_err(|error| Refusal::internal(&error))?.map_err(|error| Refusal::internal(&error))?;
+    let start = match range(&headers, &digest) {
+        Some(start) if start > len => {
+            return Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", "the pack is not that long"));
+        }
+        Some(start) => start,
+        None => 0,
+    };
+    file.seek(SeekFrom::Start(start)).map_err(|error| Refusal::internal(&error))?;
+    let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file).take(len - start), 256 << 10);
+    let mut response = Body::from_stream(stream).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len - start));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Ok(tag) = HeaderValue::from_str(&etag(&digest)) {
+        headers.insert(header::ETAG, tag);
+    }
+    if start > 0 {
+        if let Ok(range) = HeaderValue::from_str(&format!("bytes {start}-{}/{len}", len.saturating_sub(1))) {
+            headers.insert(header::CONTENT_RANGE, range);
+        }
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+fn etag(digest: &PackDigest) -> String {
+    format!("\"{}\"", digest.hex())
+}
+
+/// Where to go on, when the agent has the beginning of this very pack.
+fn range(headers: &HeaderMap, digest: &PackDigest) -> Option<u64> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if text(header::IF_RANGE)? != etag(digest) {
+        return None;
+    }
+    text(header::RANGE)?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+}

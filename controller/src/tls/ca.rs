@@ -1,0 +1,141 @@
+//! Edge: the two certificate authorities of a bucket. Jobs' certificates and agents' come from
+//! different ones, so that the one can never pass for the other.
+#![expect(clippy::disallowed_methods, reason = "edge: reads and writes secrets/")]
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use shared::BucketId;
+
+use super::Error;
+use crate::paths::BucketDir;
+
+/// How long a CA is good, days.
+const CA_DAYS: u64 = 3650;
+/// How far back a certificate begins, so that a clock a little behind accepts it.
+const BACKDATE: Duration = Duration::from_secs(300);
+
+/// Which authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// For what jobs serve and use among themselves.
+    Jobs,
+    /// For agents and for this controller.
+    Agents,
+}
+
+impl Kind {
+    fn files(self, bucket: &BucketDir) -> (PathBuf, PathBuf) {
+        match self {
+            Self::Jobs => (bucket.ca_cert(), bucket.ca_key()),
+            Self::Agents => (bucket.agent_ca_cert(), bucket.agent_ca_key()),
+        }
+    }
+
+    fn common_name(self, bucket: BucketId) -> String {
+        match self {
+            Self::Jobs => format!("maand {bucket}"),
+            Self::Agents => format!("maand agents {bucket}"),
+        }
+    }
+}
+
+/// A loaded authority.
+#[derive(Debug)]
+pub struct Authority {
+    /// Its certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The same as PEM.
+    pub pem: String,
+    /// SubjectPublicKeyInfo of its key, DER: what a join token pins.
+    pub spki: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// For signing.
+    pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// Reads an authority of the bucket.
+    pub fn load(kind: Kind, bucket: &BucketDir) -> Result<Self, Error> {
+        let (cert_path, key_path) = kind.files(bucket);
+        let shown = |path: &Path| bucket.shown(path).to_string();
+        let read = |path: &Path| {
+            std::fs::read_to_string(path).map_err(|source| Error::File { operation: "read", path: shown(path), source })
+        };
+        let (pem, key) = (read(&cert_path)?, read(&key_path)?);
+        let unusable = |path: &Path, why: String| Error::Unusable { path: shown(path), why };
+        let key = KeyPair::from_pem(&key).map_err(|error| unusable(&key_path, error.to_string()))?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| unusable(&cert_path, format!("no certificate in it ({error})")))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
+            .map_err(|error| unusable(&cert_path, error.to_string()))?;
+        let spki = parsed.public_key().raw.to_vec();
+        if spki != key.subject_public_key_info() {
+            return Err(unusable(&cert_path, format!("it does not belong to the key in {}", shown(&key_path))));
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(&cert_path, error.to_string()))?;
+        Ok(Self { certificate: certificate.into_owned(), pem, spki, issuer })
+    }
+}
+
+/// Makes an authority unless it is there; whether it was made.
+pub fn ensure(kind: Kind, bucket: &BucketDir, id: BucketId, now_ms: i64) -> Result<bool, Error> {
+    let (cert_path, key_path) = kind.files(bucket);
+    let shown = |path: &Path| bucket.shown(path).to_string();
+    match (cert_path.exists(), key_path.exists()) {
+        (true, true) => return Ok(false),
+        (true, false) => return Err(Error::Half { present: shown(&cert_path), missing: shown(&key_path) }),
+        (false, true) => return Err(Error::Half { present: shown(&key_path), missing: shown(&cert_path) }),
+        (false, false) => {}
+    }
+    let make = |error: rcgen::Error| Error::Make { what: "a certificate authority", why: error.to_string() };
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, kind.common_name(id));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    validity(&mut params, now_ms, Duration::from_secs(CA_DAYS * 86_400));
+    params.serial_number = Some(serial()?);
+    let certificate = params.self_signed(&key).map_err(make)?;
+    // The key first: a certificate without its key would be taken for a lost key.
+    write(&key_path, key.serialize_pem().as_bytes(), &shown(&key_path))?;
+    write(&cert_path, certificate.pem().as_bytes(), &shown(&cert_path))?;
+    Ok(true)
+}
+
+fn write(path: &Path, content: &[u8], shown: &str) -> Result<(), Error> {
+    let write = || {
+        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|source| Error::File { operation: "write", path: shown.to_owned(), source })
+}
+
+/// From a little before now for `lifetime`.
+pub(super) fn validity(params: &mut CertificateParams, now_ms: i64, lifetime: Duration) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let now = Duration::from_millis(now_ms.max(0).unsigned_abs());
+    params.not_before = epoch + now.saturating_sub(BACKDATE);
+    params.not_after = epoch + now + lifetime;
+}
+
+/// 127 random bits: positive whatever the first bit.
+pub(super) fn serial() -> Result<SerialNumber, Error> {
+    let mut bytes = [0u8; 16];
+    crate::secrets::random(&mut bytes).map_err(|error| Error::Make { what: "a serial number", why: error.to_string() })?;
+    bytes[0] &= 0x7f;
+    Ok(SerialNumber::from_slice(&bytes))
+}
