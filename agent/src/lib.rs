@@ -1,1 +1,31 @@
+//! The agent of one worker: pulls its desired state, puts files in place, runs make, reports.
+//!
+//! `reconcile` is pure and decides; everything else carries out. Two kinds of threads: the first
+//! speaks to the controller, and each allocation that has work gets one until it is done.
+//!
+//! ```text
+//!  poll ──accept──► ledger ──► worker (a thread per allocation): fetch ► activate ► run ──► ledger
+//!    ▲                                                                                   │
+//!    └──────── controller ◄────────────────────────── report ◄───────────────────────────┘
+//! ```
 
+pub mod apply;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod failpoint;
+pub mod facts;
+pub mod fetch;
+pub mod identity;
+pub mod join;
+pub mod logs;
+pub mod poll;
+pub mod reconcile;
+pub mod report;
+pub mod run;
+pub mod state;
+pub mod tls;
+pub mod work;
+
+pub use cli::main;

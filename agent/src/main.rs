@@ -1,1 +1,5 @@
-fn main() {}
+//! `maand-agent`: see `agent::main`.
+
+fn main() -> std::process::ExitCode {
+    agent::main()
+}

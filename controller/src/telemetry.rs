@@ -96,9 +96,9 @@ impl BucketLog {
             };
             let separator = if text.is_empty() { "" } else { " " };
             if value.is_empty() || value.contains([' ', '\t', '=', '"']) {
-                drop(write!(text, "{separator}{key}=\"{}\"", value.replace('"', "\\\"")));
+                let _ = write!(text, "{separator}{key}=\"{}\"", value.replace('"', "\\\""));
             } else {
-                drop(write!(text, "{separator}{key}={value}"));
+                let _ = write!(text, "{separator}{key}={value}");
             }
         }
         text.push('\n');
@@ -154,7 +154,7 @@ fn cut(value: &str) -> String {
     let end = value.floor_char_boundary(MAX_VALUE);
     let mut text = clean(&value[..end]);
     if end < value.len() {
-        drop(write!(text, " … ({} bytes more)", value.len() - end));
+        let _ = write!(text, " … ({} bytes more)", value.len() - end);
     }
     text
 }

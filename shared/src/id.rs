@@ -183,6 +183,13 @@ name_type!(
     Name
 );
 
+impl Host {
+    /// Stands for a host that is not known yet.
+    pub fn unknown() -> Self {
+        Self("unknown".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

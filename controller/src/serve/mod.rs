@@ -117,7 +117,7 @@ impl Server {
 
     /// Stops accepting, answers who waits, and lets open requests end, for a bounded time.
     pub async fn shutdown(self) {
-        drop(self.end.send(true));
+        let _ = self.end.send(true);
         if tokio::time::timeout(DRAIN, self.accepting).await.is_err() {
             tracing::warn!("connections_cut");
         }

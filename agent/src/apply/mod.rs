@@ -1,0 +1,6 @@
+//! Putting a bundle in place: `survey` looks, `plan` decides, `activate` carries out.
+
+pub mod activate;
+pub mod plan;
+pub mod survey;
+pub mod tree;

@@ -1,0 +1,261 @@
+//! Decides how to get from what is in place to a bundle. Pure: (last bundle, survey, new bundle) to
+//! steps, in an order in which each can be done again after a crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared::{BlobDigest, Bundle, Entry, RelPath};
+use thiserror::Error;
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDisk {
+    /// Nothing.
+    Nothing,
+    /// A regular file.
+    File {
+        /// Permission bits, set-id and sticky included.
+        mode: u32,
+        /// Its content.
+        blob: BlobDigest,
+    },
+    /// A directory.
+    Directory,
+    /// A link, FIFO, socket or device.
+    Other,
+}
+
+/// What is in place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// At every path of the last and the new bundle.
+    pub found: BTreeMap<RelPath, OnDisk>,
+    /// Files that neither has, outside `data/`, `logs/`, `bin/`.
+    pub unmanaged: Vec<RelPath>,
+}
+
+/// One step. Doing a step that is done already changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Make a directory.
+    MakeDir(RelPath),
+    /// Put a file in place of whatever is there (not a directory).
+    Replace {
+        /// The file.
+        entry: Entry,
+        /// Its permission bits; not always the entry's.
+        mode: u32,
+    },
+    /// Set permission bits.
+    SetMode {
+        /// The file.
+        path: RelPath,
+        /// The bits.
+        mode: u32,
+    },
+    /// Remove a file.
+    Delete(RelPath),
+    /// Remove a directory, if nothing is left in it.
+    RemoveDir(RelPath),
+}
+
+/// The way to a bundle.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// In order.
+    pub steps: Vec<Change>,
+    /// Managed files that were edited on the worker since the last apply.
+    pub drift: Vec<RelPath>,
+}
+
+/// Why there is no way.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Blocked {
+    /// A directory that no bundle made is where a file should go.
+    #[error("{0} is a directory there, the bundle has a file of that name: move it away")]
+    Directory(RelPath),
+}
+
+/// Plans.
+pub fn plan(last: &Bundle, survey: &Survey, new: &Bundle) -> Result<Changes, Blocked> {
+    let mut changes = Changes::default();
+    let at = |path: &RelPath| survey.found.get(path).copied().unwrap_or(OnDisk::Nothing);
+
+    for entry in last.entries() {
+        let edited = match at(&entry.path) {
+            OnDisk::File { blob, .. } => blob != entry.blob && new.get(entry.path.as_str()).map(|e| e.blob) != Some(blob),
+            OnDisk::Nothing => new.get(entry.path.as_str()).is_some_and(|e| e == entry),
+            OnDisk::Directory | OnDisk::Other => true,
+        };
+        if edited {
+            changes.drift.push(entry.path.clone());
+        }
+    }
+
+    // A file that gives way to a directory goes first; every other deletion comes last.
+    let new_dirs = directories(new);
+    for entry in last.entries().iter().filter(|entry| new_dirs.contains(entry.path.as_str())) {
+        changes.steps.push(Change::Delete(entry.path.clone()));
+    }
+    let mut dirs: Vec<&str> = new_dirs.iter().copied().collect();
+    dirs.sort_by_key(|dir| dir.matches('/').count());
+    changes.steps.extend(dirs.iter().filter_map(|dir| dir.parse().ok()).map(Change::MakeDir));
+
+    // A directory that gives way to a file: its files are the last bundle's, or it stays.
+    let (gone, late): (Vec<&Entry>, Vec<&Entry>) = last
+        .entries()
+        .iter()
+        .filter(|entry| new.get(entry.path.as_str()).is_none() && !new_dirs.contains(entry.path.as_str()))
+        .partition(|entry| parents(entry.path.as_str()).any(|dir| new.get(dir).is_some()));
+    changes.steps.extend(gone.iter().map(|entry| Change::Delete(entry.path.clone())));
+    changes.steps.extend(empty_dirs(gone.iter().copied(), &new_dirs));
+
+    for entry in new.entries() {
+        let last_entry = last.get(entry.path.as_str());
+        let wanted = if entry.private { entry.mode & 0o600 } else { entry.mode };
+        match at(&entry.path) {
+            OnDisk::File { mode, blob } => {
+                // A mode that the job changed by itself is kept while the bundle's does not change.
+                let kept = match last_entry {
+                    Some(last) if last.mode == entry.mode && last.private == entry.private => mode & 0o777,
+                    _ => wanted,
+                };
+                if blob != entry.blob {
+                    changes.steps.push(Change::Replace { entry: entry.clone(), mode: kept });
+                } else if mode & 0o7777 != kept {
+                    changes.steps.push(Change::SetMode { path: entry.path.clone(), mode: kept });
+                }
+            }
+            OnDisk::Directory if !gone.iter().any(|old| is_below(old, entry)) => {
+                return Err(Blocked::Directory(entry.path.clone()));
+            }
+            OnDisk::Directory | OnDisk::Nothing | OnDisk::Other => {
+                changes.steps.push(Change::Replace { entry: entry.clone(), mode: wanted });
+            }
+        }
+    }
+
+    changes.steps.extend(
+        late.iter().filter(|entry| at(&entry.path) != OnDisk::Nothing).map(|entry| Change::Delete(entry.path.clone())),
+    );
+    changes.steps.extend(empty_dirs(late.into_iter(), &new_dirs));
+    Ok(changes)
+}
+
+/// Whether a job's directory must be closed to other users.
+pub fn holds_private(bundle: &Bundle) -> bool {
+    bundle.entries().iter().any(|entry| entry.private)
+}
+
+fn is_below(old: &Entry, entry: &Entry) -> bool {
+    old.path.as_str().strip_prefix(entry.path.as_str()).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// `a/b/c` has the parents `a/b` and `a`.
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').rev().map(move |(at, _)| &path[..at])
+}
+
+fn directories(bundle: &Bundle) -> BTreeSet<&str> {
+    bundle.entries().iter().flat_map(|entry| parents(entry.path.as_str())).collect()
+}
+
+/// Directories that deletions may have emptied, deepest first.
+fn empty_dirs<'a>(deleted: impl Iterator<Item = &'a Entry>, keep: &BTreeSet<&str>) -> Vec<Change> {
+    let mut dirs: Vec<&str> =
+        deleted.flat_map(|entry| parents(entry.path.as_str())).filter(|dir| !keep.contains(dir)).collect();
+    dirs.sort_by_key(|dir| (std::cmp::Reverse(dir.matches('/').count()), *dir));
+    dirs.dedup();
+    dirs.into_iter().filter_map(|dir| dir.parse().ok()).map(Change::RemoveDir).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(files: &[(&str, &str, u32)]) -> Bundle {
+        let entry = |(path, content, mode): &(&str, &str, u32)| Entry {
+            path: path.parse().unwrap(),
+            mode: *mode,
+            len: content.len() as u64,
+            blob: BlobDigest::of(content.as_bytes()),
+            private: false,
+        };
+        Bundle::new(files.iter().map(entry).collect()).unwrap()
+    }
+
+    fn disk(files: &[(&str, &str, u32)]) -> Survey {
+        let found = files.iter().map(|(path, content, mode)| {
+            (path.parse().unwrap(), OnDisk::File { mode: *mode, blob: BlobDigest::of(content.as_bytes()) })
+        });
+        Survey { found: found.collect(), unmanaged: vec![] }
+    }
+
+    fn words(changes: &Changes) -> Vec<String> {
+        let word = |change: &Change| match change {
+            Change::MakeDir(path) => format!("mkdir {path}"),
+            Change::Replace { entry, mode } => format!("put {} {mode:o}", entry.path),
+            Change::SetMode { path, mode } => format!("mode {path} {mode:o}"),
+            Change::Delete(path) => format!("rm {path}"),
+            Change::RemoveDir(path) => format!("rmdir {path}"),
+        };
+        changes.steps.iter().map(word).collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_touched_and_deletions_come_last() {
+        let v1 = bundle(&[("Makefile", "m", 0o644), ("conf/a", "1", 0o644), ("old/x", "x", 0o644)]);
+        let v2 = bundle(&[("Makefile", "m", 0o644), ("conf/a", "2", 0o644), ("new/y", "y", 0o755)]);
+        let there = [("Makefile", "m", 0o644), ("conf/a", "1", 0o644), ("old/x", "x", 0o644)];
+        let changes = plan(&v1, &disk(&there), &v2).unwrap();
+        assert_eq!(
+            words(&changes),
+            ["mkdir conf", "mkdir new", "put conf/a 644", "put new/y 755", "rm old/x", "rmdir old"]
+        );
+        assert!(changes.drift.is_empty());
+        let done = [("Makefile", "m", 0o644), ("conf/a", "2", 0o644), ("new/y", "y", 0o755)];
+        assert_eq!(words(&plan(&v1, &disk(&done), &v2).unwrap()), ["mkdir conf", "mkdir new", "rmdir old"]);
+    }
+
+    #[test]
+    fn edited_files_are_drift_and_are_overwritten() {
+        let v1 = bundle(&[("a", "1", 0o644), ("b", "1", 0o644), ("c", "1", 0o644)]);
+        let changes = plan(&v1, &disk(&[("a", "edited", 0o644), ("b", "1", 0o644)]), &v1).unwrap();
+        assert_eq!(words(&changes), ["put a 644", "put c 644"]);
+        assert_eq!(changes.drift, ["a".parse().unwrap(), "c".parse::<RelPath>().unwrap()]);
+    }
+
+    #[test]
+    fn a_mode_that_the_job_set_is_kept_until_the_bundles_changes() {
+        let v1 = bundle(&[("key", "1", 0o644)]);
+        let there = disk(&[("key", "1", 0o640)]);
+        assert!(words(&plan(&v1, &there, &v1).unwrap()).is_empty());
+        assert_eq!(words(&plan(&v1, &there, &bundle(&[("key", "2", 0o644)])).unwrap()), ["put key 640"]);
+        assert_eq!(words(&plan(&v1, &there, &bundle(&[("key", "1", 0o755)])).unwrap()), ["mode key 755"]);
+        let setuid = disk(&[("key", "1", 0o4644)]);
+        assert_eq!(words(&plan(&v1, &setuid, &v1).unwrap()), ["mode key 644"]);
+    }
+
+    #[test]
+    fn files_and_directories_change_places() {
+        let file = bundle(&[("x", "f", 0o644)]);
+        let dir = bundle(&[("x/y", "g", 0o644)]);
+        assert_eq!(words(&plan(&file, &disk(&[("x", "f", 0o644)]), &dir).unwrap()), ["rm x", "mkdir x", "put x/y 644"]);
+        let mut there = disk(&[("x/y", "g", 0o644)]);
+        there.found.insert("x".parse().unwrap(), OnDisk::Directory);
+        assert_eq!(words(&plan(&dir, &there, &file).unwrap()), ["rm x/y", "rmdir x", "put x 644"]);
+        let mut foreign = Survey::default();
+        foreign.found.insert("x".parse().unwrap(), OnDisk::Directory);
+        assert!(matches!(plan(&Bundle::default(), &foreign, &file), Err(Blocked::Directory(_))));
+    }
+
+    #[test]
+    fn a_planted_link_is_replaced_and_private_files_are_closed() {
+        let mut private = bundle(&[("key", "1", 0o644)]).entries().to_vec();
+        private[0].private = true;
+        let private = Bundle::new(private).unwrap();
+        let mut planted = Survey::default();
+        planted.found.insert("key".parse().unwrap(), OnDisk::Other);
+        assert_eq!(words(&plan(&Bundle::default(), &planted, &private).unwrap()), ["put key 600"]);
+        assert!(holds_private(&private));
+    }
+}

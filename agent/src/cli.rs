@@ -1,0 +1,249 @@
+//! The command line: join, run, status.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use shared::api::v1::desired::DesiredState;
+use shared::{Code, Diagnostic};
+
+use crate::client::Client;
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::join::{self, Place};
+use crate::report::{self, Transient};
+use crate::state::layout::Layout;
+use crate::state::ledger::Ledger;
+use crate::tls::{Trust, Verifier};
+use crate::work::Workshop;
+use crate::{poll, reconcile, run};
+
+/// Pulls what this machine should run from its controller, puts it in place and runs it.
+///
+/// The agent dials the controller; nothing connects to it. It keeps running what runs when the
+/// controller is away.
+#[derive(Debug, Parser)]
+#[command(
+    name = "maand-agent",
+    bin_name = "maand-agent",
+    version,
+    after_long_help = "On the controller:\n  maand agent token HOST\nHere, as root, the line that it printed, \
+        then:\n  maand-agent run\n\nExit codes: 0 done, 1 failed, 2 usage, 3 configuration, 255 a bug."
+)]
+struct Cli {
+    /// The agent's settings
+    #[arg(long, value_name = "FILE", default_value = "/etc/maand/agent.toml", global = true)]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enrol with a token of `maand agent token HOST`, and write the settings
+    Join {
+        /// The controller, https://host:port
+        url: String,
+        /// The token; `-` reads it from standard input
+        token: String,
+        /// Where jobs live
+        #[arg(long, value_name = "DIR", default_value = "/opt/worker")]
+        root: PathBuf,
+        /// Where this agent's key and certificate live
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/maand-agent")]
+        state: PathBuf,
+        /// Join anew, in place of the identity that is there
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Serve this worker, in the foreground
+    Run {
+        /// Dial this address instead of the one in the settings
+        #[arg(long, value_name = "URL")]
+        controller: Option<String>,
+    },
+    /// Show what this agent accepted and what it has in place; needs no controller
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The process between the agent and make
+    #[command(name = "__run", hide = true)]
+    Shim {
+        /// The run's directory
+        dir: PathBuf,
+    },
+}
+
+/// The whole command line, for help pages, man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs `maand-agent`.
+pub fn main() -> ExitCode {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let result = match cli.command {
+        Command::Shim { dir } => return if run::shim(&dir).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        Command::Join { url, token, root, state, replace } => {
+            enrol(&url, token, Place { config: cli.config, root, state, replace })
+        }
+        Command::Run { controller } => serve(&cli.config, controller),
+        Command::Status { json } => status(&cli.config, json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            drop(writeln!(std::io::stderr(), "{problem}"));
+            ExitCode::from(if problem.code == Code::Settings { 3 } else { 1 })
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Diagnostic> {
+    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build().map_err(|error| {
+        Diagnostic::new(Code::AgentState, "the agent's runtime cannot be started").cause(&error)
+    })
+}
+
+fn enrol(url: &str, token: String, place: Place) -> Result<(), Diagnostic> {
+    let token = if token == "-" { read_token()? } else { token };
+    let config = runtime()?.block_on(join::join(url, &token, &place))?;
+    let said = writeln!(
+        std::io::stdout(),
+        "joined bucket {} as worker {}\nnext: maand-agent --config {} run",
+        config.bucket_id,
+        config.worker_id,
+        place.config.display()
+    );
+    drop(said);
+    Ok(())
+}
+
+fn read_token() -> Result<String, Diagnostic> {
+    let mut text = String::new();
+    match std::io::stdin().take(1024).read_to_string(&mut text) {
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(error) => Err(Diagnostic::new(Code::JoinRefused, "the token cannot be read from standard input").cause(&error)),
+    }
+}
+
+fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagnostic> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+    // What the agent writes for itself is nobody else's; make gets the usual mask.
+    let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let mut config = Config::load(path)?;
+    if let Some(url) = controller {
+        url.trim_end_matches('/').clone_into(&mut config.controller);
+    }
+    let layout = Layout::new(&config.root, config.bucket_id);
+    let (ledger, session) = Ledger::open(&layout)?;
+    let ledger = Arc::new(ledger);
+    let identity = Identity::new(&config.state, config.bucket_id).load()?;
+    let name = shared::token::controller_name(config.bucket_id);
+    let unusable = |error: &dyn std::error::Error| {
+        Diagnostic::new(Code::AgentState, "the agent's identity cannot be used").cause(error)
+    };
+    let verifier = Verifier::new(Trust::Roots { roots: identity.roots, name });
+    let tls = verifier.client(Some((identity.chain, identity.key))).map_err(|error| unusable(&error))?;
+    let runtime = runtime()?;
+    let client = Client::new(tls, &config.controller, session).map_err(|error| unusable(&error))?;
+    let transient = Arc::new(Transient::default());
+    let accepted: Option<DesiredState> = match ledger.accepted() {
+        Ok(accepted) => accepted.and_then(|(_, payload)| serde_json::from_slice(&payload).ok()),
+        Err(error) => return Err(unusable(&error)),
+    };
+    let net = runtime.handle().clone();
+    runtime.block_on(async {
+        let mut term = signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut int = signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let nothing = nothing_accepted(&config);
+        let state = accepted.clone().unwrap_or(nothing);
+        let shop = Workshop::new(ledger.clone(), layout.clone(), client.clone(), net, transient.clone(), state);
+        tracing::info!(controller = config.controller, bucket = %config.bucket_id, session, "agent_started");
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+        if let Some(state) = &accepted {
+            poll::describe(&layout, state);
+        }
+        // Finishes what a crash cut off, before anything is heard from the controller.
+        shop.dispatch();
+        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), session, config.root.clone());
+        tokio::select! {
+            () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
+            () = reporting => {}
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+        tracing::info!("agent_stopped");
+        Ok(())
+    })?;
+    // Threads of make targets that still run are left: their processes and results outlive this one.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal, Diagnostic> {
+    tokio::signal::unix::signal(kind)
+        .map_err(|error| Diagnostic::new(Code::AgentState, "signals cannot be handled").cause(&error))
+}
+
+/// Before the first desired state: nothing is wanted, nothing is removed.
+fn nothing_accepted(config: &Config) -> DesiredState {
+    DesiredState {
+        bucket_id: config.bucket_id,
+        worker_id: config.worker_id,
+        host: shared::Host::unknown(),
+        labels: Vec::new(),
+        fence: shared::api::v1::desired::Fence::default(),
+        issued_at_ms: 0,
+        allocations: Vec::new(),
+        prefetch: Vec::new(),
+    }
+}
+
+fn status(path: &std::path::Path, json: bool) -> Result<(), Diagnostic> {
+    let config = Config::load(path)?;
+    let layout = Layout::new(&config.root, config.bucket_id);
+    let ledger = Ledger::view(&layout)?;
+    let failed =
+        |error: crate::state::ledger::Error| Diagnostic::new(Code::AgentState, "the ledger cannot be read").cause(&error);
+    let fence = ledger.accepted().map_err(failed)?.map(|(accepted, _)| accepted.fence);
+    let rows = ledger.rows().map_err(failed)?;
+    let place = |row: &reconcile::Row| match row.place {
+        reconcile::Place::Empty => "no files".to_owned(),
+        reconcile::Place::Whole(bundle) => bundle.short(),
+        reconcile::Place::Applying { to } => format!("applying {}", to.short()),
+    };
+    let mut out = std::io::stdout();
+    if json {
+        let allocations: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                serde_json::json!({ "job": row.job, "files": place(row), "process": row.process, "action": row.action,
+                    "drift": row.drift, "unmanaged": row.unmanaged })
+            })
+            .collect();
+        let status = serde_json::json!({ "controller": config.controller, "bucket_id": config.bucket_id,
+            "worker_id": config.worker_id, "accepted": fence, "allocations": allocations });
+        drop(writeln!(out, "{status:#}"));
+        return Ok(());
+    }
+    drop(writeln!(out, "controller  {}", config.controller));
+    drop(writeln!(out, "bucket      {}", config.bucket_id));
+    drop(writeln!(out, "worker      {}", config.worker_id));
+    drop(writeln!(out, "accepted    {}", fence.map_or_else(|| "nothing yet".to_owned(), |fence| fence.to_string())));
+    for row in &rows {
+        let process = serde_json::to_value(row.process).ok().and_then(|v| v.as_str().map(str::to_owned));
+        drop(writeln!(out, "{:<11} {:<14} {}", row.job, place(row), process.unwrap_or_default()));
+    }
+    Ok(())
+}

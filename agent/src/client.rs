@@ -1,0 +1,215 @@
+//! Edge: HTTP to the controller, typed by `shared::api`. Every answer has a cap, every call a limit.
+
+use std::io::Write;
+use std::time::Duration;
+
+use reqwest::header::{ETAG, IF_RANGE, RANGE, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode};
+use rustls::ClientConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared::BundleDigest;
+use shared::api::v1::desired::{Envelope, Fence};
+use shared::api::v1::error::ErrorBody;
+use shared::api::v1::logs::LogBatch;
+use shared::api::v1::report::Report;
+use shared::api::v1::want::{BundleAnswer, WantList};
+use shared::api::{self, v1};
+use thiserror::Error;
+
+/// Time to connect, the handshake included.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longest silence while an answer comes in.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Time for a small exchange.
+const SHORT: Duration = Duration::from_secs(30);
+/// Time for a bundle's list or a pack, its length aside.
+const LONG: Duration = Duration::from_secs(3600);
+/// A connection that is not used for that long is closed, before the controller does.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Why a call came to nothing.
+#[derive(Debug, Error)]
+pub enum Failed {
+    /// The controller said no.
+    #[error("the controller answered {status} {error}: {message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Its stable word.
+        error: String,
+        /// For people.
+        message: String,
+    },
+    /// It is not there, or went away.
+    #[error("the controller cannot be reached")]
+    Transport(#[source] reqwest::Error),
+    /// More bytes than the answer may have.
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+    /// Not of the message's form.
+    #[error("the answer is not of its form")]
+    Form(#[source] serde_json::Error),
+    /// Where the answer should go.
+    #[error("the answer cannot be stored")]
+    Store(#[source] std::io::Error),
+}
+
+/// A client with our limits.
+pub fn http(tls: ClientConfig) -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(2)
+        .tcp_nodelay(true)
+        .tcp_keepalive(None)
+        .user_agent(concat!("maand-agent/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// POSTs JSON, reads JSON.
+pub async fn post<T: DeserializeOwned>(
+    http: &reqwest::Client,
+    url: &str,
+    body: &impl Serialize,
+    limit: Duration,
+) -> Result<T, Failed> {
+    let body = serde_json::to_vec(body).map_err(Failed::Form)?;
+    let request = http.post(url).header("content-type", "application/json").timeout(limit).body(body);
+    let response = checked(request.send().await.map_err(Failed::Transport)?).await?;
+    serde_json::from_slice(&read(response, v1::ENROL_CAP).await?).map_err(Failed::Form)
+}
+
+/// The answer, or the controller's refusal.
+async fn checked(response: Response) -> Result<Response, Failed> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let said: Option<ErrorBody> = read(response, 8 << 10).await.ok().and_then(|body| serde_json::from_slice(&body).ok());
+    let (error, message) = said.map_or_else(
+        || ("unknown".to_owned(), "it did not say why".to_owned()),
+        |said| (shared::text::clean(&said.error), shared::text::clean(&said.message)),
+    );
+    Err(Failed::Refused { status: status.as_u16(), error, message })
+}
+
+async fn read(mut response: Response, cap: usize) -> Result<Vec<u8>, Failed> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(Failed::Transport)? {
+        if body.len() + chunk.len() > cap {
+            return Err(Failed::TooLong(cap));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// Answer to a poll.
+#[derive(Debug)]
+pub enum Polled {
+    /// Something newer.
+    Newer(Envelope),
+    /// Nothing newer; the controller may have asked for a pause.
+    Nothing(Option<Duration>),
+}
+
+/// A client of one controller, as one agent.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    session: u64,
+}
+
+impl Client {
+    /// `base` without a slash at its end.
+    pub fn new(tls: ClientConfig, base: &str, session: u64) -> reqwest::Result<Self> {
+        Ok(Self { http: http(tls)?, base: base.to_owned(), session })
+    }
+
+    fn request(&self, method: Method, path: &str, limit: Duration) -> reqwest::RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .header(api::PROTOCOL_HEADER, api::PROTOCOL)
+            .header(api::SESSION_HEADER, self.session)
+            .timeout(limit)
+    }
+
+    fn post(&self, path: &str, body: &impl Serialize, limit: Duration) -> Result<reqwest::RequestBuilder, Failed> {
+        let body = serde_json::to_vec(body).map_err(Failed::Form)?;
+        Ok(self.request(Method::POST, path, limit).header("content-type", "application/json").body(body))
+    }
+
+    /// Asks for a desired state newer than `after`, waiting up to `wait` seconds.
+    pub async fn desired(&self, after: Option<Fence>, wait: u64) -> Result<Polled, Failed> {
+        let after = after.map(|fence| format!("after={fence}&")).unwrap_or_default();
+        let path = format!("{}?{after}wait={wait}", v1::DESIRED);
+        let response = self.request(Method::GET, &path, Duration::from_secs(wait) + SILENCE).send().await;
+        let response = checked(response.map_err(Failed::Transport)?).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            return Ok(Polled::Nothing(pause.map(|seconds: u64| Duration::from_secs(seconds.min(300)))));
+        }
+        serde_json::from_slice(&read(response, v1::DESIRED_CAP).await?).map(Polled::Newer).map_err(Failed::Form)
+    }
+
+    /// A bundle's list.
+    pub async fn bundle(&self, digest: &BundleDigest, base: Option<&BundleDigest>) -> Result<BundleAnswer, Failed> {
+        let base = base.map(|base| format!("?base={base}")).unwrap_or_default();
+        let path = format!("{}/{digest}{base}", v1::BUNDLES);
+        let response = self.request(Method::GET, &path, LONG).send().await;
+        let response = checked(response.map_err(Failed::Transport)?).await?;
+        serde_json::from_slice(&read(response, v1::BUNDLE_CAP).await?).map_err(Failed::Form)
+    }
+
+    /// Fetches a pack into `out`, whose first `have` bytes are there already and carry `etag`. Returns
+    /// when the answer ended; on an error `out` has what came until then. The tag comes first.
+    pub async fn pack(
+        &self,
+        want: &WantList,
+        have: u64,
+        etag: Option<&str>,
+        cap: u64,
+        mut began: impl FnMut(Option<String>, bool) -> std::io::Result<()>,
+        out: &mut impl Write,
+    ) -> Result<(), Failed> {
+        let mut request = self.post(v1::PACKS, want, LONG)?;
+        if let (1.., Some(etag)) = (have, etag) {
+            request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, etag);
+        }
+        let mut response = checked(request.send().await.map_err(Failed::Transport)?).await?;
+        let tag = response.headers().get(ETAG).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
+        began(tag, resumed).map_err(Failed::Store)?;
+        let mut total = if resumed { have } else { 0 };
+        loop {
+            let chunk = match tokio::time::timeout(SILENCE, response.chunk()).await {
+                Ok(chunk) => chunk.map_err(Failed::Transport)?,
+                Err(_) => return Err(Failed::Store(std::io::ErrorKind::TimedOut.into())),
+            };
+            let Some(chunk) = chunk else { return Ok(()) };
+            total += chunk.len() as u64;
+            if total > cap {
+                return Err(Failed::TooLong(usize::try_from(cap).unwrap_or(usize::MAX)));
+            }
+            out.write_all(&chunk).map_err(Failed::Store)?;
+        }
+    }
+
+    /// Sends a report; durable with the controller when this returns `Ok`.
+    pub async fn report(&self, report: &Report) -> Result<(), Failed> {
+        let response = self.post(v1::REPORTS, report, SHORT)?.send().await;
+        checked(response.map_err(Failed::Transport)?).await.map(drop)
+    }
+
+    /// Sends output.
+    pub async fn logs(&self, batch: &LogBatch) -> Result<(), Failed> {
+        let response = self.post(v1::LOGS, batch, SHORT)?.send().await;
+        checked(response.map_err(Failed::Transport)?).await.map(drop)
+    }
+}

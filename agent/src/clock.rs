@@ -1,0 +1,24 @@
+//! Edge: the only reader of time and randomness.
+#![expect(clippy::disallowed_methods, reason = "edge: time and randomness")]
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970 UTC.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A moment of the monotonic clock.
+pub fn instant() -> Instant {
+    Instant::now()
+}
+
+/// Anywhere in [0, 1), for jitter.
+pub fn random() -> f64 {
+    let mut bytes = [0u8; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+        Err(_) => 0.5,
+    }
+}

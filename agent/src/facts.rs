@@ -1,0 +1,53 @@
+//! Edge: what this worker is, for the controller.
+#![expect(clippy::disallowed_methods, reason = "edge: /proc and the PATH")]
+
+use std::path::Path;
+
+use shared::api::v1::facts::WorkerFacts;
+
+/// Free disk is rounded to this many MiB, so that it does not change with every look.
+const DISK_STEP_MB: u64 = 1024;
+
+/// Measures.
+pub fn measure(root: &Path) -> WorkerFacts {
+    let uname = rustix::system::uname();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    let mhz = cpuinfo.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == "cpu MHz").then(|| value.trim().split('.').next()?.parse::<u64>().ok())?
+    });
+    let free = rustix::fs::statvfs(root).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize) >> 20);
+    WorkerFacts {
+        memory_mb: memory_mb(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        cpu_mhz: mhz.unwrap_or(0) * u64::from(cpus),
+        cpus,
+        kernel: uname.release().to_string_lossy().into_owned(),
+        arch: uname.machine().to_string_lossy().into_owned(),
+        disk_free_mb: free / DISK_STEP_MB * DISK_STEP_MB,
+        tools: ["make", "sh"].into_iter().filter(|tool| on_path(tool)).map(str::to_owned).collect(),
+    }
+}
+
+fn memory_mb(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kb: Option<u64> = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
+    kb.map_or(0, |kb| kb.div_ceil(1024))
+}
+
+/// Whether a program is on the PATH.
+pub fn on_path(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(tool).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_rounded_up() {
+        assert_eq!(memory_mb("MemTotal:       16315481 kB\nMemFree: 1 kB\n"), 15934);
+        assert_eq!(memory_mb("nothing"), 0);
+    }
+}

@@ -1,0 +1,35 @@
+//! Points at which a test may kill the agent, as a power cut would: feature `failpoints`, and the
+//! point's name in `MAAND_FAILPOINT`. Without the feature there is nothing of it in the program.
+#![cfg_attr(feature = "failpoints", expect(clippy::disallowed_methods, reason = "edge: tests alone"))]
+
+/// Every point, in the order of an apply.
+pub const FAILPOINTS: &[&str] = &[
+    "accept::before",
+    "accept::after",
+    "fetch::after_list",
+    "fetch::after_pack",
+    "store::before_rename",
+    "intent::before",
+    "intent::after",
+    "activate::between",
+    "activate::after",
+    "placed::after",
+    "run::recorded",
+    "run::after_exit",
+    "result::after",
+];
+
+/// Dies here if a test wants it.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &str) {
+    debug_assert!(FAILPOINTS.contains(&name), "{name} is not listed");
+    if std::env::var("MAAND_FAILPOINT").is_ok_and(|wanted| wanted == name) {
+        drop(rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL));
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+}
+
+/// Does nothing.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_: &str) {}

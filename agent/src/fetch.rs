@@ -1,0 +1,243 @@
+//! Edge: gets what is missing: a bundle's list, then a pack of the blobs that neither the store nor
+//! the live tree has. Hashed while written; a wrong byte never gets a name in the store.
+#![expect(clippy::disallowed_methods, reason = "edge: the store")]
+#![expect(clippy::disallowed_types, reason = "edge: the store")]
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use shared::api::v1::want::{BundleAnswer, WantList};
+use shared::pack::{self, PackError, Sink};
+use shared::{BlobDigest, Bundle, BundleDigest};
+use thiserror::Error;
+use tokio::runtime::Handle;
+
+use crate::apply::tree::Tree;
+use crate::client::{Client, Failed};
+use crate::failpoint;
+use crate::state::durable;
+use crate::state::layout::Layout;
+
+/// Bytes that a pack may have beyond its content: headers, and what does not compress.
+const PACK_SLACK: u64 = 1 << 20;
+
+/// Why something could not be fetched. All of it is tried again.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The controller.
+    #[error("fetching {what}")]
+    Call {
+        /// A list, or a pack.
+        what: &'static str,
+        /// Why not.
+        source: Failed,
+    },
+    /// The list is not the one that was asked for.
+    #[error("the list of bundle {digest} is wrong")]
+    List {
+        /// Which.
+        digest: BundleDigest,
+        /// Why.
+        source: shared::bundle::BundleError,
+    },
+    /// The pack is not what was asked for.
+    #[error("the pack is wrong")]
+    Pack(#[source] PackError),
+    /// The agent's own files.
+    #[error("cannot {operation} {}", path.display())]
+    Store {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The list of `digest`, by its difference from what is in place where there is something.
+pub fn list(net: &Handle, client: &Client, digest: BundleDigest, base: Option<(BundleDigest, &Bundle)>) -> Result<Bundle, Error> {
+    let answer = net.block_on(client.bundle(&digest, base.map(|(base, _)| base).as_ref()));
+    let answer = answer.map_err(|source| Error::Call { what: "a bundle's list", source })?;
+    let wrong = |source| Error::List { digest, source };
+    let bundle = match (answer, base) {
+        (BundleAnswer::Full(bundle), _) => bundle.checked(digest).map_err(wrong)?,
+        (BundleAnswer::Diff { base: named, diff }, Some((base, list))) if named == base => {
+            list.patched(diff, digest).map_err(wrong)?
+        }
+        (BundleAnswer::Diff { .. }, _) => Bundle::default().checked(digest).map_err(wrong)?,
+    };
+    failpoint::hit("fetch::after_list");
+    Ok(bundle)
+}
+
+/// Brings every blob of `wanted` (digest → length, private or not) into the store.
+pub fn blobs(
+    net: &Handle,
+    client: &Client,
+    layout: &Layout,
+    wanted: &BTreeMap<(bool, BlobDigest), u64>,
+) -> Result<(), Error> {
+    for private in [false, true] {
+        let wants: BTreeMap<BlobDigest, u64> = wanted
+            .iter()
+            .filter(|((of, blob), _)| *of == private && !layout.blob(blob).is_file())
+            .map(|((_, blob), len)| (*blob, *len))
+            .collect();
+        if !wants.is_empty() {
+            fetch_pack(net, client, layout, &wants, private)?;
+        }
+    }
+    Ok(())
+}
+
+fn fetch_pack(
+    net: &Handle,
+    client: &Client,
+    layout: &Layout,
+    wants: &BTreeMap<BlobDigest, u64>,
+    private: bool,
+) -> Result<(), Error> {
+    let name = pack::digest(wants.keys().copied()).hex();
+    let path = layout.download(&name);
+    let tag_path = layout.download(&format!("{name}.etag"));
+    let failed = |operation, path: &PathBuf| {
+        let path = path.clone();
+        move |source| Error::Store { operation, path, source }
+    };
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed("open", &path))?;
+    // What an earlier try brought is gone on with, if it is of the very same pack.
+    let have = file.metadata().map_err(failed("measure", &path))?.len();
+    let tag = std::fs::read_to_string(&tag_path).ok();
+    let cap = wants.values().sum::<u64>().saturating_add(wants.len() as u64 * 1024).saturating_add(PACK_SLACK);
+    let want = WantList { blobs: wants.keys().copied().collect(), private };
+    let began = {
+        let file = file.try_clone().map_err(failed("open", &path))?;
+        let tag_path = tag_path.clone();
+        move |tag: Option<String>, resumed: bool| {
+            if !resumed {
+                file.set_len(0)?;
+            }
+            match tag {
+                // Only a download that takes longer than a moment needs to be gone on with; the tag
+                // is written without being flushed: a lost one costs bytes, never correctness.
+                Some(tag) => std::fs::write(&tag_path, tag),
+                None => Ok(()),
+            }
+        }
+    };
+    let fetched = net.block_on(client.pack(&want, have, tag.as_deref(), cap, began, &mut file));
+    let fetched = fetched.map_err(|source| Error::Call { what: "a pack", source });
+    if let Err(error) = fetched {
+        if matches!(&error, Error::Call { source: Failed::TooLong(_) | Failed::Refused { .. }, .. }) {
+            drop(std::fs::remove_file(&path));
+        }
+        return Err(error);
+    }
+    failpoint::hit("fetch::after_pack");
+    let read = File::open(&path).map_err(failed("open", &path))?;
+    let unpacked = pack::read(io::BufReader::with_capacity(64 << 10, read), wants, &mut Store { layout });
+    // Good or bad, these bytes have served.
+    drop(std::fs::remove_file(&path));
+    drop(std::fs::remove_file(&tag_path));
+    unpacked.map_err(Error::Pack)
+}
+
+/// Copies blobs that other files of the live tree have into the store: a renamed file is not fetched.
+pub fn reuse(tree: &Tree, layout: &Layout, last: &Bundle, wanted: &mut BTreeMap<(bool, BlobDigest), u64>) {
+    for entry in last.entries() {
+        let key = (entry.private, entry.blob);
+        if wanted.contains_key(&key) && !layout.blob(&entry.blob).is_file() {
+            let copy = || -> io::Result<bool> {
+                let mut file = tree.read(&entry.path)?;
+                let mut sink = Store { layout };
+                let mut writer = shared::digest::HashingWriter::new(sink.begin(&entry.blob, entry.len)?);
+                io::copy(&mut file, &mut writer)?;
+                let (blob, digest, _) = writer.finish();
+                let same = digest == entry.blob;
+                if same {
+                    sink.commit(&digest, blob)?;
+                }
+                Ok(same)
+            };
+            // Not there, or edited: then it is fetched.
+            if copy().is_ok_and(|same| same) {
+                wanted.remove(&key);
+            }
+        }
+    }
+}
+
+struct Store<'a> {
+    layout: &'a Layout,
+}
+
+/// A blob on its way into the store; its temporary goes if it does not get there.
+struct Incoming {
+    file: File,
+    temporary: PathBuf,
+    kept: bool,
+}
+
+impl Write for Incoming {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !self.kept {
+            drop(std::fs::remove_file(&self.temporary));
+        }
+    }
+}
+
+impl Sink for Store<'_> {
+    type Blob = Incoming;
+
+    fn begin(&mut self, digest: &BlobDigest, _: u64) -> io::Result<Incoming> {
+        let path = self.layout.blob(digest);
+        if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
+            durable::private_dir(dir)?;
+        }
+        let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        Ok(Incoming { file, temporary, kept: false })
+    }
+
+    fn commit(&mut self, digest: &BlobDigest, mut blob: Incoming) -> io::Result<()> {
+        // Not flushed: activate hashes what it takes from here, and a blob that a power cut tore is
+        // dropped there and fetched again.
+        failpoint::hit("store::before_rename");
+        std::fs::rename(&blob.temporary, self.layout.blob(digest))?;
+        blob.kept = true;
+        Ok(())
+    }
+}
+
+/// Removes blobs that no bundle of `keep` names.
+pub fn prune(layout: &Layout, keep: &[&Bundle]) -> io::Result<()> {
+    let keep: std::collections::BTreeSet<String> =
+        keep.iter().flat_map(|bundle| bundle.entries()).map(|entry| entry.blob.hex()).collect();
+    let store = layout.store();
+    if !store.is_dir() {
+        return Ok(());
+    }
+    for dir in std::fs::read_dir(store)? {
+        for blob in std::fs::read_dir(dir?.path())? {
+            let blob = blob?;
+            if !keep.contains(&*blob.file_name().to_string_lossy()) {
+                std::fs::remove_file(blob.path())?;
+            }
+        }
+    }
+    Ok(())
+}

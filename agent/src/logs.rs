@@ -1,0 +1,116 @@
+//! Edge: sends a run's output to the controller, in chunks that end at line ends, the middle of very
+//! long output left out.
+#![expect(clippy::disallowed_methods, reason = "edge: the output's files")]
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64;
+use shared::JobName;
+use shared::api::v1::desired::DesiredAction;
+use shared::api::v1::logs::{LogBatch, LogChunk, Stream};
+use tokio::runtime::Handle;
+
+use crate::client::Client;
+
+/// Bytes of a chunk.
+const CHUNK: u64 = 64 << 10;
+/// Bytes from the beginning of a stream that are sent as they come.
+const HEAD: u64 = 1 << 20;
+/// Bytes from its end that are sent when it is over.
+const TAIL: u64 = 1 << 20;
+
+/// The output of one run, and how far it was sent.
+#[derive(Debug)]
+pub struct Shipping {
+    dir: PathBuf,
+    action: DesiredAction,
+    job: JobName,
+    target: String,
+    sent: [u64; 2],
+}
+
+impl Shipping {
+    /// Nothing sent yet.
+    pub fn new(dir: &Path, action: &DesiredAction, job: &JobName, target: &str) -> Self {
+        Self { dir: dir.to_owned(), action: action.clone(), job: job.clone(), target: target.to_owned(), sent: [0, 0] }
+    }
+
+    /// Sends what is there; with `ended` also what is no whole line, and the end of what is too long.
+    /// An error leaves it for the next time.
+    pub fn send(&mut self, net: &Handle, client: &Client, ended: bool) -> Result<(), crate::client::Failed> {
+        for (at, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+            while let Some(chunk) = self.chunk(at, stream, ended).map_err(crate::client::Failed::Store)? {
+                let end = chunk.offset + decoded_len(&chunk);
+                net.block_on(client.logs(&LogBatch { chunks: vec![chunk] }))?;
+                self.sent[at] = end;
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, at: usize, stream: Stream, ended: bool) -> io::Result<Option<LogChunk>> {
+        let mut file = match File::open(self.dir.join(["out", "err"][at])) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let len = file.metadata()?.len();
+        let Some((offset, omitted, take)) = window(self.sent[at], len, ended) else { return Ok(None) };
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(take).read_to_end(&mut bytes)?;
+        // Only whole lines, unless there is no more, or a line longer than a chunk.
+        if let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            bytes.truncate(end + 1);
+        } else if !ended && (bytes.len() as u64) < CHUNK {
+            return Ok(None);
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(LogChunk {
+            action_id: self.action.id,
+            run_id: self.action.run_id,
+            job: self.job.clone(),
+            target: self.target.clone(),
+            stream,
+            offset,
+            bytes: BASE64.encode(&bytes),
+            omitted,
+        }))
+    }
+}
+
+fn decoded_len(chunk: &LogChunk) -> u64 {
+    BASE64.decode(chunk.bytes.as_bytes()).map_or(0, |bytes| bytes.len() as u64)
+}
+
+/// What to send next of a stream of `len` bytes of which `sent` are done: offset, bytes left out
+/// before it, how many at most.
+fn window(sent: u64, len: u64, ended: bool) -> Option<(u64, u64, u64)> {
+    if sent < HEAD {
+        return (sent < len).then(|| (sent, 0, CHUNK.min(HEAD - sent)));
+    }
+    // Beyond the head only the end is sent, and where that is, is known when there is no more.
+    let offset = if ended { sent.max(len.saturating_sub(TAIL)) } else { return None };
+    (offset < len).then_some((offset, offset - sent, CHUNK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_output_is_sent_whole_and_long_output_without_its_middle() {
+        assert_eq!(window(0, 0, true), None);
+        assert_eq!(window(0, 10, false), Some((0, 0, CHUNK)));
+        assert_eq!(window(10, 10, true), None);
+        let long = 1 << 30;
+        assert_eq!(window(HEAD, long, false), None, "the end is not known yet");
+        assert_eq!(window(HEAD, long, true), Some((long - TAIL, long - TAIL - HEAD, CHUNK)));
+        assert_eq!(window(long - TAIL + CHUNK, long, true), Some((long - TAIL + CHUNK, 0, CHUNK)));
+        assert_eq!(window(HEAD - 1, long, true), Some((HEAD - 1, 0, 1)));
+    }
+}

@@ -1,0 +1,145 @@
+//! Edge: the agent's main task: asks for the desired state, accepts it durably, hands it to the
+//! workshop. Whatever the controller fails to say stops changes, never what runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use serde_json::json;
+use shared::BlobDigest;
+use shared::api::v1::MAX_WAIT_S;
+use shared::api::v1::desired::{DesiredState, Envelope, RunState};
+use shared::backoff::Backoff;
+use shared::diagnostic::chain;
+
+use crate::client::{Client, Failed, Polled};
+use crate::clock;
+use crate::config::Config;
+use crate::reconcile::{Accepted, Verdict, verdict};
+use crate::state::durable;
+use crate::state::layout::Layout;
+use crate::state::ledger::Ledger;
+use crate::work::Workshop;
+
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+
+/// Polls for ever.
+pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &Layout, shop: &Arc<Workshop>) {
+    let mut attempt = 0;
+    let mut said = String::new();
+    loop {
+        let last = match ledger.accepted() {
+            Ok(last) => last.map(|(accepted, _)| accepted),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "ledger_unreadable");
+                tokio::time::sleep(RETRY.delay(attempt, clock::random())).await;
+                attempt = attempt.saturating_add(1);
+                continue;
+            }
+        };
+        let wait = match config.poll_interval_seconds {
+            Some(_) => 0,
+            // Spread, so that a fleet that came back together does not stay together.
+            None => MAX_WAIT_S - (clock::random() * 5.0) as u64,
+        };
+        let pause = match client.desired(last.map(|last| last.fence), wait).await {
+            Ok(answer) => {
+                if !said.is_empty() {
+                    tracing::info!("controller_reached");
+                    said.clear();
+                }
+                attempt = 0;
+                match answer {
+                    Polled::Newer(envelope) => {
+                        offered(config, ledger, layout, shop, last.as_ref(), &envelope).await;
+                        config.poll_interval_seconds.map(|s| Duration::from_secs(s.into()))
+                    }
+                    Polled::Nothing(pause) => {
+                        pause.or(config.poll_interval_seconds.map(|s| Duration::from_secs(s.into())))
+                    }
+                }
+            }
+            Err(error) => {
+                let text = chain(&error);
+                // Once for each kind of trouble, not once for each try.
+                if text != said {
+                    tracing::warn!(error = text, "poll_failed");
+                    said = text;
+                }
+                let delay = RETRY.delay(attempt, clock::random());
+                attempt = attempt.saturating_add(1);
+                // Not wanted there: asking often changes nothing.
+                let patient = matches!(error, Failed::Refused { status: 401 | 403, .. });
+                Some(if patient { delay.max(Duration::from_secs(5)) } else { delay })
+            }
+        };
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+async fn offered(
+    config: &Config,
+    ledger: &Ledger,
+    layout: &Layout,
+    shop: &Arc<Workshop>,
+    last: Option<&Accepted>,
+    envelope: &Envelope,
+) {
+    let refuse = |why: String| {
+        tracing::error!(reason = why, "desired_refused");
+        shop.transient.refused(Some(why));
+    };
+    let Ok(payload) = BASE64.decode(envelope.payload.as_bytes()) else {
+        return refuse("the document is no base64".to_owned());
+    };
+    let state: DesiredState = match serde_json::from_slice(&payload) {
+        Ok(state) => state,
+        Err(error) => return refuse(format!("the document is not of its form: {error}")),
+    };
+    let hash = *BlobDigest::of(&payload).as_bytes();
+    match verdict(config.bucket_id, config.worker_id, last, &state, &hash) {
+        Verdict::Same => {}
+        Verdict::Refuse(why) => {
+            refuse(why);
+            // The controller would offer the same again at once.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        Verdict::Accept => {
+            if let Err(error) = ledger.accept(&Accepted { fence: state.fence, hash }, &payload) {
+                tracing::error!(error = chain(&error), "accept_failed");
+                return tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            tracing::info!(fence = %state.fence, "desired_accepted");
+            shop.transient.refused(None);
+            describe(layout, &state);
+            shop.set(state);
+        }
+    }
+}
+
+/// worker.json and jobs.json, for people and scripts; after the state that they describe is accepted.
+pub fn describe(layout: &Layout, state: &DesiredState) {
+    let worker = json!({
+        "bucket_id": state.bucket_id,
+        "worker_id": state.worker_id,
+        "worker_ip": state.host,
+        "labels": state.labels,
+        "update_seq": state.fence.update_seq,
+        "epoch": state.fence.epoch,
+        "generation": state.fence.generation,
+    });
+    let here = state.allocations.iter().filter(|a| matches!(a.state, RunState::Running | RunState::Stopped));
+    let jobs: Vec<_> = here.map(|a| json!({ "job": a.job, "disabled": u8::from(a.disabled) })).collect();
+    for (path, value) in [(layout.worker_json(), worker), (layout.jobs_json(), json!(jobs))] {
+        let mut text = Vec::new();
+        let indented = serde_json::ser::PrettyFormatter::with_indent(b"   ");
+        let mut serializer = serde_json::Serializer::with_formatter(&mut text, indented);
+        let written = serde::Serialize::serialize(&value, &mut serializer).map_err(std::io::Error::other);
+        text.push(b'\n');
+        if let Err(error) = written.and_then(|()| durable::write(&path, &text, 0o644)) {
+            tracing::warn!(path = %path.display(), %error, "description_not_written");
+        }
+    }
+}

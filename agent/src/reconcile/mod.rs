@@ -1,0 +1,80 @@
+//! Decides: whether to accept a desired state, and what an allocation's next step is. No clock, no
+//! files, no network: the ledger's row and the desired state are all that it looks at, which is why
+//! a crash anywhere is answered by asking again.
+
+pub mod accept;
+pub mod next;
+
+pub use accept::{Accepted, Verdict, verdict};
+pub use next::{Step, next};
+
+use serde::{Deserialize, Serialize};
+use shared::api::v1::desired::DesiredAction;
+use shared::api::v1::report::{ObservedAction, Process};
+use shared::{AllocId, Bundle, BundleDigest, JobName, RelPath};
+
+/// What the ledger knows of an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Which.
+    pub alloc_id: AllocId,
+    /// Its job.
+    pub job: JobName,
+    /// How its files stand.
+    pub place: Place,
+    /// The list of what is in place, or of what may be there while another bundle is put in place.
+    pub list: Bundle,
+    /// When files were last put in place, milliseconds since 1970 UTC.
+    pub applied_ms: i64,
+    /// What is known of its process.
+    pub process: Process,
+    /// The last action that was taken up.
+    pub action: Option<ObservedAction>,
+    /// A make target that runs, or did when the agent was last heard of.
+    pub running: Option<Running>,
+    /// Managed files that were found edited.
+    pub drift: Vec<RelPath>,
+    /// Files that no bundle put there.
+    pub unmanaged: Vec<RelPath>,
+}
+
+impl Row {
+    /// An allocation of which nothing is here yet.
+    pub fn new(alloc_id: AllocId, job: JobName) -> Self {
+        Self {
+            alloc_id,
+            job,
+            place: Place::Empty,
+            list: Bundle::default(),
+            applied_ms: 0,
+            process: Process::Unknown,
+            action: None,
+            running: None,
+            drift: Vec::new(),
+            unmanaged: Vec::new(),
+        }
+    }
+}
+
+/// How an allocation's files stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// No bundle's.
+    Empty,
+    /// All of one bundle's.
+    Whole(BundleDigest),
+    /// On the way to a bundle's; forward only.
+    Applying {
+        /// Which.
+        to: BundleDigest,
+    },
+}
+
+/// A make target that was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The action that it belongs to.
+    pub action: DesiredAction,
+    /// When it was started, milliseconds since 1970 UTC.
+    pub started_ms: i64,
+}

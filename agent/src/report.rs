@@ -1,0 +1,178 @@
+//! Edge: tells the controller all that the agent knows, until it has it. A report is made of the
+//! ledger when it is sent, so a result and its report are one and the same durable row.
+#![expect(clippy::disallowed_methods, reason = "edge: the kernel's boot id")]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use shared::AllocId;
+use shared::api::v1::facts::WorkerFacts;
+use shared::api::v1::report::{MAX_PATHS, ObservedAllocation, Phase, Report};
+use shared::backoff::Backoff;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::client::Client;
+use crate::reconcile::{Place, Row};
+use crate::state::ledger::Ledger;
+use crate::{clock, facts};
+
+/// What is begun is reported only when it is not done within this time: a quick update is one report.
+const PATIENCE: Duration = Duration::from_millis(300);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+
+/// What is not in the ledger: it is of this process alone.
+#[derive(Debug, Default)]
+pub struct Transient {
+    /// Where each allocation's work stands, and what holds it up.
+    doing: Mutex<HashMap<AllocId, (Phase, Option<String>)>>,
+    /// Why the last desired state was refused.
+    refused: Mutex<Option<String>>,
+    /// Counts what is worth a report, so that one report answers for all that came before it.
+    news: AtomicU64,
+    now: Notify,
+    soon: Notify,
+}
+
+impl Transient {
+    /// An allocation's work goes into a phase.
+    pub fn phase(&self, alloc: AllocId, phase: Phase) {
+        let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        if phase == Phase::Idle {
+            doing.remove(&alloc);
+        } else {
+            doing.insert(alloc, (phase, None));
+        }
+        drop(doing);
+        self.report_soon();
+    }
+
+    /// An allocation's work makes no progress.
+    pub fn problem(&self, alloc: AllocId, phase: Phase, why: String) {
+        let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = doing.insert(alloc, (phase, Some(why.clone()))) != Some((phase, Some(why)));
+        drop(doing);
+        if changed {
+            self.report_soon();
+        }
+    }
+
+    /// The last desired state was refused, or no longer.
+    pub fn refused(&self, why: Option<String>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if *refused != why {
+            *refused = why;
+            self.report_now();
+        }
+    }
+
+    /// Something is worth a report at once.
+    pub fn report_now(&self) {
+        self.news.fetch_add(1, Ordering::SeqCst);
+        self.now.notify_one();
+    }
+
+    /// Something is worth a report, if nothing better comes soon.
+    pub fn report_soon(&self) {
+        self.news.fetch_add(1, Ordering::SeqCst);
+        self.soon.notify_one();
+    }
+
+    fn doing(&self, alloc: AllocId) -> (Phase, Option<String>) {
+        let doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        doing.get(&alloc).cloned().unwrap_or((Phase::Idle, None))
+    }
+}
+
+/// What of a row the controller is told.
+fn observed(row: Row, (phase, problem): (Phase, Option<String>)) -> ObservedAllocation {
+    let first = |mut paths: Vec<_>| {
+        paths.truncate(MAX_PATHS);
+        paths
+    };
+    ObservedAllocation {
+        alloc_id: row.alloc_id,
+        job: row.job,
+        bundle: match row.place {
+            Place::Whole(bundle) => Some(bundle),
+            Place::Empty | Place::Applying { .. } => None,
+        },
+        phase,
+        process: row.process,
+        action: row.action,
+        problem,
+        drift: first(row.drift),
+        unmanaged: first(row.unmanaged),
+    }
+}
+
+/// Sends reports for as long as it is polled.
+pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transient>, session: u64, root: std::path::PathBuf) {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let boot_id = boot_id.and_then(|text| text.trim().parse().ok()).unwrap_or(Uuid::nil());
+    let mut number = 0;
+    let mut told: Option<WorkerFacts> = None;
+    loop {
+        let mut attempt = 0;
+        let mut news;
+        loop {
+            news = transient.news.load(Ordering::SeqCst);
+            let facts = facts::measure(&root);
+            let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
+            number += 1;
+            let report = match report(&ledger, &transient, session, number, boot_id, told_facts) {
+                Ok(report) => report,
+                Err(error) => {
+                    tracing::error!(error = shared::diagnostic::chain(&error), "ledger_unreadable");
+                    break;
+                }
+            };
+            match client.report(&report).await {
+                Ok(()) => {
+                    told = Some(facts);
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(error = shared::diagnostic::chain(&error), "report_failed");
+                    tokio::time::sleep(RETRY.delay(attempt, clock::random())).await;
+                    attempt += 1;
+                }
+            }
+        }
+        while news == transient.news.load(Ordering::SeqCst) {
+            tokio::select! {
+                () = transient.now.notified() => {}
+                () = transient.soon.notified() => {
+                    if news != transient.news.load(Ordering::SeqCst) {
+                        drop(tokio::time::timeout(PATIENCE, transient.now.notified()).await);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn report(
+    ledger: &Ledger,
+    transient: &Transient,
+    session: u64,
+    number: u64,
+    boot_id: Uuid,
+    facts: Option<WorkerFacts>,
+) -> crate::state::ledger::Result<Report> {
+    let accepted = ledger.accepted()?.map(|(accepted, _)| accepted.fence);
+    let rows = ledger.rows()?;
+    Ok(Report {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        session,
+        number,
+        boot_id,
+        clock_ms: clock::now_ms(),
+        accepted,
+        refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        allocations: rows.into_iter().map(|row| { let doing = transient.doing(row.alloc_id); observed(row, doing) }).collect(),
+        facts,
+    })
+}

@@ -1,0 +1,269 @@
+//! Edge: running a make target so that neither the end nor the upgrade of the agent ends it or loses
+//! its result.
+//!
+//! A small process between the agent and make (`maand-agent __run DIR`, a session of its own) waits
+//! for make, ends it when its time is over, and writes `result.json`. Output goes to files, not to
+//! pipes: a pipe's reader would have to outlive every background process of the job.
+#![expect(clippy::disallowed_methods, reason = "edge: processes and the files of runs")]
+#![expect(clippy::disallowed_types, reason = "edge: the output's files")]
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
+use shared::api::v1::report::{MAX_TAIL, Outcome};
+use shared::text::clean;
+
+use crate::clock;
+use crate::state::durable;
+
+/// The hidden command of the process between.
+pub const SHIM: &str = "__run";
+/// Time between TERM and KILL.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often a process is looked at that cannot be waited for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What to run; `spec.json` of the run's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The job's directory.
+    pub dir: PathBuf,
+    /// The Makefile target.
+    pub target: String,
+    /// Time limit, seconds.
+    pub timeout_s: u64,
+    /// The whole environment of make.
+    pub env: BTreeMap<String, String>,
+}
+
+/// How it ended; `result.json` of the run's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How long it took, milliseconds.
+    pub duration_ms: u64,
+}
+
+/// Starts the process between; `dir` must be new.
+pub fn start(dir: &Path, spec: &Spec) -> io::Result<Child> {
+    durable::private_dir(dir)?;
+    let spec = serde_json::to_vec(spec)?;
+    std::fs::write(dir.join("spec.json"), spec)?;
+    Command::new(std::env::current_exe()?)
+        .arg(SHIM)
+        .arg(dir)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+}
+
+/// The process between: runs make, waits, writes the result. Its exit code says nothing.
+pub fn shim(dir: &Path) -> io::Result<()> {
+    // A session of its own: a signal to the agent's group or terminal is not for the job.
+    let _session = rustix::process::setsid();
+    let record = |name: &str, text: &[u8]| durable::write(&dir.join(name), text, 0o600);
+    record("pid", format!("{} {}", std::process::id(), starttime(std::process::id()).unwrap_or(0)).as_bytes())?;
+    let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec.json"))?)?;
+    let output = |name: &str| OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(name));
+    let (out, err) = (output("out")?, output("err")?);
+    // What the job makes has the usual modes, whatever the agent's own mask is.
+    let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let begin = clock::instant();
+    let child = Command::new("make")
+        .args(["-s", "-C"])
+        .arg(&spec.dir)
+        .arg(&spec.target)
+        .env_clear()
+        .envs(&spec.env)
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .process_group(0)
+        .spawn();
+    let outcome = match child {
+        Ok(child) => wait(child, begin + Duration::from_secs(spec.timeout_s)),
+        Err(error) => Outcome::Refused { reason: format!("make cannot be run: {error}") },
+    };
+    let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    record("result.json", &serde_json::to_vec(&Ended { outcome, duration_ms })?)
+}
+
+/// Waits for make alone, not for what it left in the background.
+fn wait(mut child: Child, end: Instant) -> Outcome {
+    let group = Pid::from_child(&child);
+    let (tell, told) = std::sync::mpsc::channel();
+    let waiting = std::thread::spawn(move || drop(tell.send(child.wait())));
+    let exit = |status: io::Result<std::process::ExitStatus>| match status {
+        Ok(status) if status.success() => Outcome::Ok,
+        Ok(status) => Outcome::Failed { exit: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)) },
+        Err(error) => Outcome::Refused { reason: format!("make cannot be waited for: {error}") },
+    };
+    let left = end.saturating_duration_since(clock::instant());
+    let outcome = match told.recv_timeout(left) {
+        Ok(status) => exit(status),
+        Err(_) => {
+            let _killed = kill_process_group(group, Signal::TERM);
+            if told.recv_timeout(GRACE).is_err() {
+                let _killed = kill_process_group(group, Signal::KILL);
+                drop(told.recv_timeout(GRACE));
+            }
+            return Outcome::TimedOut;
+        }
+    };
+    drop(waiting.join());
+    outcome
+}
+
+/// What became of a run whose process between has ended, or was never a child of this agent.
+/// `child` is that process when it is ours. Calls `tick` about twice a second.
+pub fn settle(dir: &Path, mut child: Option<Child>, mut tick: impl FnMut()) -> Ended {
+    let interrupted = Ended { outcome: Outcome::Interrupted, duration_ms: 0 };
+    let mut pause = Duration::from_millis(1);
+    let mut ticked = clock::instant();
+    loop {
+        let alive = match &mut child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => shim_alive(dir),
+        };
+        if !alive {
+            let result = std::fs::read(dir.join("result.json")).ok();
+            return result.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or(interrupted);
+        }
+        // A quick target is noticed quickly, a slow one costs next to nothing.
+        std::thread::sleep(pause);
+        pause = (pause * 5 / 4).min(LOOK);
+        if ticked.elapsed() > Duration::from_millis(500) {
+            tick();
+            ticked = clock::instant();
+        }
+    }
+}
+
+/// Whether the process that wrote `pid` is still that process.
+fn shim_alive(dir: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(dir.join("pid")) else { return false };
+    let mut words = text.split_whitespace().map(str::parse::<u64>);
+    match (words.next(), words.next()) {
+        (Some(Ok(pid)), Some(Ok(started))) => {
+            u32::try_from(pid).is_ok_and(|pid| starttime(pid) == Some(started))
+        }
+        _ => false,
+    }
+}
+
+/// When a process started, in clock ticks since boot (field 22 of proc(5) stat): with the pid it
+/// names a process for as long as the machine is up. `None` for one that is gone or a zombie.
+fn starttime(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// The end of a run's output, standard error last, fit for a terminal.
+pub fn tail(dir: &Path) -> Option<String> {
+    let end = |name: &str, cap: u64| -> String {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(dir.join(name))?;
+            let len = file.metadata()?.len();
+            file.seek(SeekFrom::Start(len.saturating_sub(cap)))?;
+            let mut bytes = Vec::new();
+            file.take(cap).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+    };
+    let half = MAX_TAIL as u64 / 2;
+    let text = format!("{}{}", end("out", half), end("err", half));
+    let lines: Vec<String> = text.lines().map(clean).collect();
+    let mut text = lines.join("\n");
+    if text.len() > MAX_TAIL {
+        let cut = text.ceil_char_boundary(text.len() - MAX_TAIL);
+        text = text[cut..].to_owned();
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// Removes the directories of all but the newest runs.
+pub fn prune(runs: &Path, keep: &[PathBuf], newest: usize) {
+    let Ok(entries) = std::fs::read_dir(runs) else { return };
+    let mut dirs: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .filter(|(_, path)| !keep.contains(path))
+        .collect();
+    dirs.sort();
+    let surplus = dirs.len().saturating_sub(newest);
+    for (_, path) in dirs.into_iter().take(surplus) {
+        drop(std::fs::remove_dir_all(path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(dir: &Path, makefile: &str, timeout_s: u64) -> Spec {
+        std::fs::write(dir.join("Makefile"), makefile).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        Spec { dir: dir.to_owned(), target: "start".into(), timeout_s, env: [("PATH".into(), path)].into() }
+    }
+
+    fn run(makefile: &str, timeout_s: u64) -> (Ended, Option<String>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec(dir.path(), makefile, timeout_s);
+        std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+        shim(dir.path()).unwrap();
+        (settle(dir.path(), None, || {}), tail(dir.path()), dir)
+    }
+
+    #[test]
+    fn exit_codes_and_output_come_back() {
+        let (ended, tail, _dir) = run("start:\n\t@echo out; echo 'e\\033[2Jrr' >&2; exit 3\n", 20);
+        assert_eq!(ended.outcome, Outcome::Failed { exit: 2 }, "make's own code");
+        let tail = tail.unwrap();
+        assert!(tail.starts_with("out\n") && !tail.contains('\x1b'), "{tail:?}");
+        let (ended, tail, _dir) = run("start:\n\t@true\n", 20);
+        assert_eq!((ended.outcome, tail), (Outcome::Ok, None));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended_with_its_children() {
+        let (ended, _, dir) = run("start:\n\t@sleep 300 & echo $$! > child; sleep 300\n", 1);
+        assert_eq!(ended.outcome, Outcome::TimedOut);
+        let child = std::fs::read_to_string(dir.path().join("child")).unwrap().trim().parse().unwrap();
+        assert_eq!(starttime(child), None);
+    }
+
+    #[test]
+    fn a_background_process_neither_holds_make_up_nor_ends_with_it() {
+        let (ended, _, dir) = run("start:\n\t@sleep 60 & echo $$! > child\n", 30);
+        assert_eq!(ended.outcome, Outcome::Ok);
+        let child: u32 = std::fs::read_to_string(dir.path().join("child")).unwrap().trim().parse().unwrap();
+        assert!(starttime(child).is_some());
+        let pid = Pid::from_raw(i32::try_from(child).unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_left_no_result_was_interrupted() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(settle(dir.path(), None, || {}).outcome, Outcome::Interrupted);
+        // The pid is in use, by a process that started at another time.
+        std::fs::write(dir.path().join("pid"), format!("{} 1", std::process::id())).unwrap();
+        assert_eq!(settle(dir.path(), None, || {}).outcome, Outcome::Interrupted);
+    }
+}

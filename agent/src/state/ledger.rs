@@ -1,0 +1,329 @@
+//! Edge: the ledger: what the agent accepted and where each step stands. SQLite, every commit
+//! durable before the next step relies on it.
+#![expect(clippy::disallowed_methods, reason = "edge: the ledger and its lock")]
+#![expect(clippy::disallowed_types, reason = "edge: the lock's file")]
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use rustix::fs::{FlockOperation, flock};
+use shared::api::v1::desired::Fence;
+use shared::api::v1::report::{ObservedAction, Process};
+use shared::{AllocId, Bundle, BundleDigest, Code, Diagnostic, RelPath};
+use thiserror::Error;
+
+use super::durable::private_dir;
+use super::layout::Layout;
+use crate::failpoint;
+use crate::reconcile::{Accepted, Place, Row as Known, Running};
+
+/// The ledger's schema; a newer one is refused.
+const SCHEMA: u32 = 1;
+
+const TABLES: &str = "
+CREATE TABLE agent (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  session INTEGER NOT NULL,
+  epoch INTEGER, update_seq INTEGER, generation INTEGER,
+  payload BLOB, payload_hash BLOB
+) STRICT;
+INSERT INTO agent (id, session) VALUES (1, 0);
+CREATE TABLE allocation (
+  alloc_id TEXT PRIMARY KEY,
+  job TEXT NOT NULL,
+  bundle TEXT,            -- whose files are all in place
+  applying TEXT,          -- whose files are being put in place; forward only
+  list TEXT NOT NULL,     -- JSON: the list of what is, or may be, in place
+  applied_ms INTEGER NOT NULL DEFAULT 0,
+  process TEXT NOT NULL,
+  action TEXT,            -- JSON of ObservedAction, the last one taken up
+  running TEXT,           -- JSON of Running, while a make target may run
+  drift TEXT NOT NULL DEFAULT '[]',
+  unmanaged TEXT NOT NULL DEFAULT '[]'
+) STRICT;
+";
+
+/// Why the ledger could not be used.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// SQLite refused.
+    #[error("ledger: {operation}")]
+    Sql {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it could not be.
+        source: rusqlite::Error,
+    },
+    /// A row that no version of this program writes.
+    #[error("ledger: {what} is damaged: {why}")]
+    Damaged {
+        /// Which.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Result of a ledger operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+trait During<T> {
+    fn during(self, operation: &'static str) -> Result<T>;
+}
+
+impl<T> During<T> for rusqlite::Result<T> {
+    fn during(self, operation: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Sql { operation, source })
+    }
+}
+
+/// The ledger of one bucket on this worker. One agent at a time has it.
+#[derive(Debug)]
+pub struct Ledger {
+    connection: Mutex<Connection>,
+    _lock: Option<File>,
+}
+
+impl Ledger {
+    /// Opens it for the agent: takes the lock, and counts a new session.
+    pub fn open(layout: &Layout) -> std::result::Result<(Self, u64), Diagnostic> {
+        let failed = |error: &dyn std::error::Error| state_problem(layout).cause(error);
+        private_dir(&layout.own()).map_err(|error| failed(&error))?;
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(layout.lock());
+        let lock = lock.map_err(|error| failed(&error))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let problem = Diagnostic::new(Code::AgentRunning, "another agent runs for this bucket on this machine");
+            return Err(problem.at(layout.bucket().display()).remedy("end it first: systemctl stop maand-agent"));
+        }
+        let connection = connect(layout).map_err(|error| failed(&error))?;
+        let found: u32 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(|error| failed(&error))?;
+        match found {
+            SCHEMA => {}
+            0 => {
+                let script = format!("BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;");
+                connection.execute_batch(&script).map_err(|error| failed(&error))?;
+            }
+            newer => {
+                let problem = state_problem(layout).note(format!("its schema is {newer}, this program knows {SCHEMA}"));
+                return Err(problem.remedy("install the maand-agent that wrote it, or a newer one"));
+            }
+        }
+        let session: u64 = connection
+            .query_row("UPDATE agent SET session = session + 1 RETURNING session", [], |row| row.get(0))
+            .map_err(|error| failed(&error))?;
+        Ok((Self { connection: Mutex::new(connection), _lock: Some(lock) }, session))
+    }
+
+    /// Opens it for looking, beside a running agent.
+    pub fn view(layout: &Layout) -> std::result::Result<Self, Diagnostic> {
+        let failed = |error: &dyn std::error::Error| state_problem(layout).cause(error);
+        if !layout.ledger().is_file() {
+            return Err(state_problem(layout).note("there is none yet").remedy("start maand-agent run"));
+        }
+        let connection = connect(layout).map_err(|error| failed(&error))?;
+        Ok(Self { connection: Mutex::new(connection), _lock: None })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was accepted last: fence, sha256 of the document, the document.
+    pub fn accepted(&self) -> Result<Option<(Accepted, Vec<u8>)>> {
+        type Raw = (Option<u64>, Option<u64>, Option<u64>, Option<[u8; 32]>, Option<Vec<u8>>);
+        let row: Raw = self
+            .lock()
+            .query_row("SELECT epoch, update_seq, generation, payload_hash, payload FROM agent", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            })
+            .during("reading what was accepted")?;
+        Ok(match row {
+            (Some(epoch), Some(update_seq), Some(generation), Some(hash), Some(payload)) => {
+                Some((Accepted { fence: Fence { epoch, update_seq, generation }, hash }, payload))
+            }
+            _ => None,
+        })
+    }
+
+    /// Accepts a document. Durable when this returns.
+    pub fn accept(&self, accepted: &Accepted, payload: &[u8]) -> Result<()> {
+        failpoint::hit("accept::before");
+        let fence = accepted.fence;
+        self.lock()
+            .execute(
+                "UPDATE agent SET epoch = ?1, update_seq = ?2, generation = ?3, payload_hash = ?4, payload = ?5",
+                params![fence.epoch, fence.update_seq, fence.generation, accepted.hash, payload],
+            )
+            .during("accepting a desired state")?;
+        failpoint::hit("accept::after");
+        Ok(())
+    }
+
+    /// Every allocation that the agent has anything of, by job.
+    pub fn rows(&self) -> Result<Vec<Known>> {
+        let connection = self.lock();
+        let mut select = connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM allocation ORDER BY job, alloc_id"))
+            .during("reading the allocations")?;
+        let mut rows = select.query([]).during("reading the allocations")?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().during("reading the allocations")? {
+            found.push(known(row)?);
+        }
+        Ok(found)
+    }
+
+    /// One allocation.
+    pub fn row(&self, alloc: AllocId) -> Result<Option<Known>> {
+        let connection = self.lock();
+        let mut select = connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM allocation WHERE alloc_id = ?1"))
+            .during("reading an allocation")?;
+        let row = select
+            .query_row([alloc.to_string()], |row| Ok(known(row)))
+            .optional()
+            .during("reading an allocation")?;
+        row.transpose()
+    }
+
+    /// Writes an allocation, whole. Durable when this returns.
+    pub fn save(&self, row: &Known) -> Result<()> {
+        self.lock()
+            .prepare_cached(
+                "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (alloc_id) DO UPDATE SET \
+                   bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
+                   applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
+                   running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged",
+            )
+            .and_then(|mut upsert| {
+                let (bundle, applying) = match row.place {
+                    Place::Empty => (None, None),
+                    Place::Whole(bundle) => (Some(bundle.to_string()), None),
+                    Place::Applying { to } => (None, Some(to.to_string())),
+                };
+                upsert.execute(params![
+                    row.alloc_id.to_string(),
+                    row.job.as_str(),
+                    bundle,
+                    applying,
+                    json(&row.list),
+                    row.applied_ms,
+                    json(&row.process),
+                    row.action.as_ref().map(json),
+                    row.running.as_ref().map(json),
+                    json(&row.drift),
+                    json(&row.unmanaged),
+                ])
+            })
+            .during("writing an allocation")?;
+        Ok(())
+    }
+
+    /// Forgets an allocation whose tree is gone.
+    pub fn forget(&self, alloc: AllocId) -> Result<()> {
+        self.lock()
+            .execute("DELETE FROM allocation WHERE alloc_id = ?1", [alloc.to_string()])
+            .during("forgetting an allocation")?;
+        Ok(())
+    }
+}
+
+const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged";
+
+fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(layout.ledger())?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    // FULL: the fence must survive a power cut. Small: an idle agent costs little.
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF; \
+         PRAGMA mmap_size = 0; PRAGMA cache_size = -512;",
+    )?;
+    Ok(connection)
+}
+
+fn state_problem(layout: &Layout) -> Diagnostic {
+    Diagnostic::new(Code::AgentState, "the agent's ledger cannot be used").at(layout.ledger().display())
+}
+
+/// Types of this crate always have a JSON form.
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn known(row: &Row<'_>) -> Result<Known> {
+    let text = |at: usize| -> Result<String> { row.get(at).during("reading an allocation") };
+    let optional = |at: usize| -> Result<Option<String>> { row.get(at).during("reading an allocation") };
+    let damaged = |what| move |why: String| Error::Damaged { what, why };
+    let digest = |text: Option<String>| -> Result<Option<BundleDigest>> {
+        text.map(|text| text.parse().map_err(|e: shared::digest::DigestError| damaged("a bundle")(e.to_string()))).transpose()
+    };
+    let place = match (digest(optional(2)?)?, digest(optional(3)?)?) {
+        (_, Some(to)) => Place::Applying { to },
+        (Some(bundle), None) => Place::Whole(bundle),
+        (None, None) => Place::Empty,
+    };
+    fn from<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T> {
+        serde_json::from_str(text).map_err(|error| Error::Damaged { what, why: error.to_string() })
+    }
+    let list: Bundle = from("a list", &text(4)?)?;
+    let process: Process = from("a process", &text(6)?)?;
+    let action: Option<ObservedAction> = optional(7)?.map(|text| from("an action", &text)).transpose()?;
+    let running: Option<Running> = optional(8)?.map(|text| from("a run", &text)).transpose()?;
+    let drift: Vec<RelPath> = from("drift", &text(9)?)?;
+    let unmanaged: Vec<RelPath> = from("unmanaged", &text(10)?)?;
+    Ok(Known {
+        alloc_id: text(0)?.parse().map_err(|e: shared::id::IdError| damaged("an id")(e.to_string()))?,
+        job: text(1)?.parse().map_err(|e: shared::id::IdError| damaged("a job")(e.to_string()))?,
+        place,
+        list,
+        applied_ms: row.get(5).during("reading an allocation")?,
+        process,
+        action,
+        running,
+        drift,
+        unmanaged,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::BucketId;
+
+    #[test]
+    fn it_survives_being_closed_and_counts_sessions() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
+        let fence = Fence { epoch: 1, update_seq: 2, generation: 3 };
+        let row = Known::new(AllocId::from_uuid(uuid::Uuid::from_u128(2)), "api".parse().unwrap());
+        {
+            let (ledger, session) = Ledger::open(&layout).unwrap();
+            assert_eq!(session, 1);
+            assert_eq!(Ledger::open(&layout).unwrap_err().code, Code::AgentRunning);
+            assert!(ledger.accepted().unwrap().is_none());
+            ledger.accept(&Accepted { fence, hash: [7; 32] }, b"doc").unwrap();
+            ledger.save(&row).unwrap();
+        }
+        let (ledger, session) = Ledger::open(&layout).unwrap();
+        assert_eq!(session, 2);
+        assert_eq!(ledger.accepted().unwrap(), Some((Accepted { fence, hash: [7; 32] }, b"doc".to_vec())));
+        assert_eq!(ledger.row(row.alloc_id).unwrap(), Some(row.clone()));
+        ledger.forget(row.alloc_id).unwrap();
+        assert_eq!(ledger.rows().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_newer_ledger_is_refused_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
+        drop(Ledger::open(&layout).unwrap());
+        Connection::open(layout.ledger()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let problem = Ledger::open(&layout).unwrap_err();
+        assert!(problem.to_string().contains("schema is 99"), "{problem}");
+    }
+}

@@ -1,0 +1,380 @@
+//! Edge: carries out what `reconcile::next` says, a thread for each allocation that has work. Fetching
+//! and putting files in place is done one allocation at a time; make targets of several jobs may run
+//! side by side.
+#![expect(clippy::disallowed_methods, reason = "edge: removes a job's files")]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{Mode, fchmod};
+use shared::action::{ENV_CURRENT_VERSION, ENV_NEW_VERSION};
+use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState};
+use shared::api::v1::report::{ObservedAction, Outcome, Phase, Process};
+use shared::backoff::Backoff;
+use shared::diagnostic::chain;
+use shared::{ActionKind, AllocId, Bundle, BundleDigest};
+use tokio::runtime::Handle;
+
+use crate::apply::plan::{Change, holds_private, plan};
+use crate::apply::survey::survey;
+use crate::apply::tree::Tree;
+use crate::apply::activate;
+use crate::client::Client;
+use crate::logs::Shipping;
+use crate::reconcile::{Place, Row, Running, Step, next};
+use crate::report::Transient;
+use crate::state::layout::Layout;
+use crate::state::ledger::Ledger;
+use crate::{clock, failpoint, fetch, run};
+
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
+/// Runs whose output is kept on the worker.
+const KEPT_RUNS: usize = 50;
+
+/// What every thread shares.
+#[derive(Debug)]
+pub struct Workshop {
+    /// The ledger.
+    pub ledger: Arc<Ledger>,
+    /// Paths.
+    pub layout: Layout,
+    /// The controller.
+    pub client: Client,
+    /// The network's runtime, for threads that are not part of it.
+    pub net: Handle,
+    /// What reports say beyond the ledger.
+    pub transient: Arc<Transient>,
+    desired: Mutex<Arc<DesiredState>>,
+    busy: Mutex<HashSet<AllocId>>,
+    /// Fetching and activating, one at a time.
+    turn: Mutex<()>,
+    /// A newer desired state cuts a pause short.
+    moved: (Mutex<u64>, Condvar),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a step did not get through; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Held {
+    #[error("{0}")]
+    Fetch(String),
+    #[error("{0}")]
+    Apply(String),
+    #[error("{0}")]
+    Ledger(String),
+}
+
+impl Workshop {
+    /// With the desired state that was accepted last.
+    pub fn new(
+        ledger: Arc<Ledger>,
+        layout: Layout,
+        client: Client,
+        net: Handle,
+        transient: Arc<Transient>,
+        desired: DesiredState,
+    ) -> Arc<Self> {
+        let (desired, busy) = (Mutex::new(Arc::new(desired)), Mutex::new(HashSet::new()));
+        let moved = (Mutex::new(0), Condvar::new());
+        Arc::new(Self { ledger, layout, client, net, transient, desired, busy, turn: Mutex::new(()), moved })
+    }
+
+    /// A newer desired state was accepted.
+    pub fn set(self: &Arc<Self>, desired: DesiredState) {
+        *lock(&self.desired) = Arc::new(desired);
+        *lock(&self.moved.0) += 1;
+        self.moved.1.notify_all();
+        self.dispatch();
+    }
+
+    /// Starts a thread for every allocation that has work and none yet.
+    pub fn dispatch(self: &Arc<Self>) {
+        let desired = lock(&self.desired).clone();
+        let rows: HashMap<AllocId, Row> = match self.ledger.rows() {
+            Ok(rows) => rows.into_iter().map(|row| (row.alloc_id, row)).collect(),
+            Err(error) => return tracing::error!(error = chain(&error), "ledger_unreadable"),
+        };
+        let mut any = false;
+        for wanted in &desired.allocations {
+            let row = rows.get(&wanted.alloc_id).cloned();
+            let row = row.unwrap_or_else(|| Row::new(wanted.alloc_id, wanted.job.clone()));
+            if next(wanted, &row) == Step::Nothing {
+                continue;
+            }
+            any = true;
+            if lock(&self.busy).insert(wanted.alloc_id) {
+                let (shop, alloc) = (self.clone(), wanted.alloc_id);
+                let name = format!("job {}", wanted.job);
+                let started = std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || shop.work(alloc));
+                if let Err(error) = started {
+                    lock(&self.busy).remove(&alloc);
+                    tracing::error!(%error, job = %wanted.job, "thread_failed");
+                }
+            }
+        }
+        if any { self.transient.report_soon() } else { self.transient.report_now() }
+    }
+
+    /// One allocation, until there is nothing to do.
+    fn work(self: &Arc<Self>, alloc: AllocId) {
+        let mut attempt = 0;
+        loop {
+            let seen = *lock(&self.moved.0);
+            let desired = lock(&self.desired).clone();
+            let wanted = desired.allocations.iter().find(|a| a.alloc_id == alloc);
+            let done = match wanted.map(|wanted| self.step(&desired, wanted)) {
+                None | Some(Ok(false)) => true,
+                Some(Ok(true)) => {
+                    attempt = 0;
+                    false
+                }
+                Some(Err(held)) => {
+                    tracing::warn!(job = wanted.map(|w| w.job.as_str()), reason = %held, "step_held");
+                    let phase = if matches!(held, Held::Fetch(_)) { Phase::Fetching } else { Phase::Applying };
+                    self.transient.problem(alloc, phase, held.to_string());
+                    self.pause(seen, RETRY.delay(attempt, clock::random()));
+                    attempt = attempt.saturating_add(1);
+                    false
+                }
+            };
+            // Under the lock, so that a state that arrives now finds either this thread or none.
+            let mut busy = lock(&self.busy);
+            if done && *lock(&self.moved.0) == seen {
+                busy.remove(&alloc);
+                break;
+            }
+        }
+        self.transient.phase(alloc, Phase::Idle);
+        self.transient.report_now();
+    }
+
+    fn pause(&self, seen: u64, limit: Duration) {
+        let moved = lock(&self.moved.0);
+        drop(self.moved.1.wait_timeout_while(moved, limit, |now| *now == seen));
+    }
+
+    /// One step; whether there was one.
+    fn step(&self, desired: &DesiredState, wanted: &DesiredAllocation) -> Result<bool, Held> {
+        let alloc = wanted.alloc_id;
+        let row = self.ledger.row(alloc).map_err(|e| Held::Ledger(chain(&e)))?;
+        let row = row.unwrap_or_else(|| Row::new(alloc, wanted.job.clone()));
+        match next(wanted, &row) {
+            Step::Nothing => return Ok(false),
+            Step::Resume(running) => self.resume(wanted, row, &running)?,
+            Step::Place(bundle) => self.place(desired, wanted, row, bundle)?,
+            Step::Run(action) => self.run(desired, wanted, row, &action)?,
+            Step::Complete(action) => self.finish(row, &action, clock::now_ms(), Outcome::Ok, 0, None)?,
+            Step::RemoveFiles => self.remove_files(row)?,
+            Step::RemoveTree => self.remove_tree(&row)?,
+        }
+        Ok(true)
+    }
+
+    fn save(&self, row: &Row) -> Result<(), Held> {
+        self.ledger.save(row).map_err(|error| Held::Ledger(chain(&error)))
+    }
+
+    fn place(&self, desired: &DesiredState, wanted: &DesiredAllocation, mut row: Row, to: BundleDigest) -> Result<(), Held> {
+        let _turn = lock(&self.turn);
+        self.transient.phase(row.alloc_id, Phase::Fetching);
+        let fetch = |error: fetch::Error| Held::Fetch(chain(&error));
+        let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
+        let base = match row.place {
+            Place::Whole(digest) => Some((digest, &row.list)),
+            Place::Empty | Place::Applying { .. } => None,
+        };
+        let new = fetch::list(&self.net, &self.client, to, base).map_err(fetch)?;
+        let tree = Tree::open(&self.layout.job(&row.job), true).map_err(|error| apply(&error))?;
+        let survey = survey(&tree, &row.list, &new, row.applied_ms).map_err(|error| apply(&error))?;
+        let changes = plan(&row.list, &survey, &new).map_err(|error| apply(&error))?;
+        let mut blobs: BTreeMap<_, _> = changes
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Change::Replace { entry, .. } => Some(((entry.private, entry.blob), entry.len)),
+                _ => None,
+            })
+            .collect();
+        fetch::reuse(&tree, &self.layout, &row.list, &mut blobs);
+        fetch::blobs(&self.net, &self.client, &self.layout, &blobs).map_err(fetch)?;
+
+        self.transient.phase(row.alloc_id, Phase::Applying);
+        // From here on only forward: what may be in place is either list's.
+        failpoint::hit("intent::before");
+        let old = row.list.clone();
+        row.place = Place::Applying { to };
+        row.list = both(&old, &new);
+        self.save(&row)?;
+        failpoint::hit("intent::after");
+        let closed = if holds_private(&new) { 0o700 } else { 0o755 };
+        if holds_private(&new) {
+            fchmod(tree.root(), Mode::from_raw_mode(closed)).map_err(|error| apply(&error))?;
+        }
+        activate::activate(&tree, &self.layout, &changes.steps).map_err(|error| apply(&error))?;
+        if !holds_private(&new) && holds_private(&old) {
+            fchmod(tree.root(), Mode::from_raw_mode(closed)).map_err(|error| apply(&error))?;
+        }
+        row.place = Place::Whole(to);
+        row.list = new;
+        row.applied_ms = clock::now_ms();
+        row.drift = changes.drift;
+        row.unmanaged = survey.unmanaged;
+        self.save(&row)?;
+        failpoint::hit("placed::after");
+        // What was put in place needs no second copy, and what will be is fetched by its own turn.
+        if lock(&self.busy).len() <= 1 && desired.prefetch.is_empty() {
+            let pruned = fetch::prune(&self.layout, &[]);
+            if let Err(error) = pruned {
+                tracing::warn!(%error, job = %wanted.job, "store_not_pruned");
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, desired: &DesiredState, wanted: &DesiredAllocation, mut row: Row, action: &DesiredAction) -> Result<(), Held> {
+        let Some(target) = action.kind.make_target() else { return Ok(()) };
+        self.transient.phase(row.alloc_id, Phase::Running);
+        let started_ms = clock::now_ms();
+        row.running = Some(Running { action: action.clone(), started_ms });
+        row.action = Some(ObservedAction { id: action.id, outcome: None, started_ms, duration_ms: 0, tail: None });
+        // Durable before make starts: whatever happens now, this id is never run again.
+        self.save(&row)?;
+        failpoint::hit("run::recorded");
+        let dir = self.layout.run(action.id);
+        let spec = run::Spec {
+            dir: self.layout.job(&row.job),
+            target: target.to_owned(),
+            timeout_s: action.timeout_s,
+            env: self.environment(desired, wanted),
+        };
+        let child = match run::start(&dir, &spec) {
+            Ok(child) => child,
+            Err(error) => {
+                let outcome = Outcome::Refused { reason: format!("make {target} cannot be started: {error}") };
+                return self.finish(row, action, started_ms, outcome, 0, None);
+            }
+        };
+        self.follow(row, action, started_ms, &dir, Some(child))
+    }
+
+    /// The agent was ended while a target ran, or before it did.
+    fn resume(&self, _: &DesiredAllocation, row: Row, running: &Running) -> Result<(), Held> {
+        self.transient.phase(row.alloc_id, Phase::Running);
+        let dir = self.layout.run(running.action.id);
+        self.follow(row, &running.action, running.started_ms, &dir, None)
+    }
+
+    fn follow(
+        &self,
+        row: Row,
+        action: &DesiredAction,
+        started_ms: i64,
+        dir: &std::path::Path,
+        child: Option<std::process::Child>,
+    ) -> Result<(), Held> {
+        let target = action.kind.make_target().unwrap_or("sync");
+        let mut shipping = Shipping::new(dir, action, &row.job, target);
+        let ended = run::settle(dir, child, || drop(shipping.send(&self.net, &self.client, false)));
+        failpoint::hit("run::after_exit");
+        // The log before the result, so that who reads the result finds the log; but the result does
+        // not wait for a controller that is away.
+        if let Err(error) = shipping.send(&self.net, &self.client, true) {
+            tracing::debug!(error = chain(&error), "output_not_sent");
+        }
+        let tail = if ended.outcome == Outcome::Ok { None } else { run::tail(dir) };
+        self.finish(row, action, started_ms, ended.outcome, ended.duration_ms, tail)
+    }
+
+    /// The result, durable; the report is made of it.
+    fn finish(
+        &self,
+        mut row: Row,
+        action: &DesiredAction,
+        started_ms: i64,
+        outcome: Outcome,
+        duration_ms: u64,
+        tail: Option<String>,
+    ) -> Result<(), Held> {
+        row.process = match (&outcome, action.kind) {
+            (Outcome::Ok, ActionKind::Stop) => Process::Stopped,
+            (Outcome::Ok, ActionKind::Sync) => row.process,
+            (Outcome::Ok, _) => Process::Started,
+            (Outcome::Failed { .. } | Outcome::TimedOut, _) => Process::Failed,
+            (Outcome::Interrupted | Outcome::Refused { .. }, _) => Process::Unknown,
+        };
+        tracing::info!(job = %row.job, action = %action.kind, ?outcome, duration_ms, "action_ended");
+        row.running = None;
+        row.action = Some(ObservedAction { id: action.id, outcome: Some(outcome), started_ms, duration_ms, tail });
+        self.save(&row)?;
+        failpoint::hit("result::after");
+        run::prune(&self.layout.runs(), &self.runs_in_use(), KEPT_RUNS);
+        Ok(())
+    }
+
+    fn runs_in_use(&self) -> Vec<std::path::PathBuf> {
+        let rows = self.ledger.rows().unwrap_or_default();
+        rows.into_iter().filter_map(|row| row.running.or(None).map(|r| self.layout.run(r.action.id))).collect()
+    }
+
+    fn environment(&self, desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeMap<String, String> {
+        let mut env: BTreeMap<String, String> = ["PATH", "HOME", "LANG"]
+            .into_iter()
+            .filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?)))
+            .collect();
+        for (key, value) in [
+            (ENV_CURRENT_VERSION, wanted.current_version.as_str()),
+            (ENV_NEW_VERSION, wanted.new_version.as_str()),
+            ("JOB", wanted.job.as_str()),
+            ("WORKER_IP", desired.host.as_str()),
+        ] {
+            env.insert(key.to_owned(), value.to_owned());
+        }
+        env.insert("BUCKET_ID".to_owned(), desired.bucket_id.to_string());
+        env
+    }
+
+    fn remove_files(&self, mut row: Row) -> Result<(), Held> {
+        let _turn = lock(&self.turn);
+        self.transient.phase(row.alloc_id, Phase::Applying);
+        let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
+        let path = self.layout.job(&row.job);
+        if path.is_dir() {
+            let tree = Tree::open(&path, false).map_err(|error| apply(&error))?;
+            let nothing = Bundle::default();
+            let survey = survey(&tree, &row.list, &nothing, row.applied_ms).map_err(|error| apply(&error))?;
+            let changes = plan(&row.list, &survey, &nothing).map_err(|error| apply(&error))?;
+            activate::activate(&tree, &self.layout, &changes.steps).map_err(|error| apply(&error))?;
+            // `bin` is the job's own while it lives; std does not follow links below it.
+            let bin = path.join("bin");
+            if bin.is_dir() && !bin.is_symlink() {
+                std::fs::remove_dir_all(&bin).map_err(|error| apply(&error))?;
+            }
+        }
+        row.place = Place::Empty;
+        row.list = Bundle::default();
+        self.save(&row)
+    }
+
+    fn remove_tree(&self, row: &Row) -> Result<(), Held> {
+        let _turn = lock(&self.turn);
+        let path = self.layout.job(&row.job);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Held::Apply(chain(&error))),
+            _ => {}
+        }
+        self.ledger.forget(row.alloc_id).map_err(|error| Held::Ledger(chain(&error)))
+    }
+}
+
+/// Every path that either list has: what may be in place while one gives way to the other. Where both
+/// have it the new one's entry stands, which is what a redo expects.
+fn both(old: &Bundle, new: &Bundle) -> Bundle {
+    let extra = old.entries().iter().filter(|entry| new.get(entry.path.as_str()).is_none());
+    let all = new.entries().iter().chain(extra).cloned().collect();
+    // A file of one where the other has a directory: then the old list alone tells what to clear.
+    Bundle::new(all).unwrap_or_else(|_| old.clone())
+}
