@@ -136,7 +136,7 @@ pub fn settle(dir: &Path, mut child: Option<Child>, mut tick: impl FnMut()) -> E
     loop {
         let alive = match &mut child {
             Some(child) => matches!(child.try_wait(), Ok(None)),
-            None => shim_alive(dir),
+            None => !dir.join("result.json").is_file() && shim_alive(dir),
         };
         if !alive {
             let result = std::fs::read(dir.join("result.json")).ok();

@@ -199,3 +199,13 @@ CREATE TABLE rollout_job (
   state TEXT NOT NULL,              -- JSON of rollout::job::State, small, written with every step
   PRIMARY KEY (run_id, job)
 ) STRICT, WITHOUT ROWID;
+
+-- What a workspace file's content was when the last build read it: not read again while its stamp stays.
+CREATE TABLE file_seen (
+  path TEXT PRIMARY KEY,            -- relative to the bucket
+  len INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL,
+  ctime_ns INTEGER NOT NULL,
+  inode INTEGER NOT NULL,
+  blob TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -26,5 +26,6 @@ pub mod tls;
 
 
 
-/// stub
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+pub mod cli;
+
+pub use cli::main;

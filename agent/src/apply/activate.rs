@@ -107,7 +107,7 @@ fn replace(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io:
         io::copy(&mut blob, &mut writer)?;
         let (file, digest, _) = writer.finish();
         if digest != entry.blob {
-            drop(rustix::fs::unlinkat(&parent, name.as_str(), rustix::fs::AtFlags::empty()));
+            let _gone = rustix::fs::unlinkat(&parent, name.as_str(), rustix::fs::AtFlags::empty());
             return Ok(false);
         }
         fchmod(&file, Mode::from_raw_mode(mode))?;

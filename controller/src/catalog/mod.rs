@@ -6,9 +6,12 @@
 pub mod agents;
 pub mod bundles;
 pub mod desired;
+pub mod kv;
 pub mod observed;
+pub mod publish;
 pub mod read;
 pub mod schema;
+pub mod write;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,6 +119,13 @@ impl Catalog {
             .during("setting it up")?;
         connection.set_prepared_statement_cache_capacity(128);
         Ok(Self { connection, path: path.to_owned() })
+    }
+
+    /// Copies the whole catalog, as it is now, to a new file.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        self.connection.execute("VACUUM INTO ?1", [path.to_string_lossy()]).during("copying it")?;
+        let copy = Connection::open(path).during("opening its copy")?;
+        copy.pragma_update(None, "journal_mode", "WAL").during("setting its copy up")
     }
 
     /// A second connection to the same catalog.

@@ -125,3 +125,14 @@ fn allocations(connection: &Connection) -> Result<Vec<Allocation>> {
         })
     })
 }
+
+/// What the last build knew of the workspace's files.
+pub fn files_seen(connection: &Connection) -> Result<std::collections::HashMap<String, ([i64; 4], BlobDigest)>> {
+    let sql = "SELECT path, len, mtime_ns, ctime_ns, inode, blob FROM file_seen";
+    let rows = collect(connection, "reading the files' stamps", sql, |row| {
+        let number = |at: usize| -> Result<i64> { row.get(at).during("reading a file's stamp") };
+        let stamp = [number(1)?, number(2)?, number(3)?, number(4)?];
+        Ok((text(row, 0)?, (stamp, parsed("file_seen.blob", &text(row, 5)?)?)))
+    })?;
+    Ok(rows.into_iter().collect())
+}

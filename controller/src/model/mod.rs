@@ -3,6 +3,8 @@
 pub mod allocation;
 pub mod catalog;
 pub mod job;
+pub mod kv;
+pub mod units;
 pub mod worker;
 
 pub use allocation::{Allocation, Promoted};

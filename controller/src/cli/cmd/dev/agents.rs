@@ -1,4 +1,5 @@
 //! Edge: agents of `maand dev`, as processes of this machine.
+#![expect(clippy::disallowed_methods, reason = "edge: processes and their directories")]
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -130,7 +131,7 @@ impl LocalAgent {
     }
 
     fn end(&mut self) {
-        drop(kill_process(Pid::from_child(&self.child), Signal::TERM));
+        let _ended = kill_process(Pid::from_child(&self.child), Signal::TERM);
         if wait(&mut self.child).is_none() {
             drop(self.child.kill());
             drop(self.child.wait());

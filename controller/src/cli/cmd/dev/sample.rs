@@ -1,4 +1,5 @@
 //! Edge: the sample bucket, embedded, so that an installed `maand` needs no checkout.
+#![expect(clippy::disallowed_methods, reason = "edge: writes the sample")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,15 @@ macro_rules! files {
 pub const FILES: &[(&str, &str)] = files! {
     "maand.conf"
     "workspace/bucket.conf"
+    "workspace/jobs/notes/Makefile"
+    "workspace/jobs/notes/conf/README"
+    "workspace/jobs/notes/conf/notes.toml.j2"
+    "workspace/jobs/notes/manifest.json"
+    "workspace/jobs/notes/vars.toml"
+    "workspace/jobs/web/Makefile"
+    "workspace/jobs/web/manifest.json"
+    "workspace/jobs/web/public/index.html.j2"
+    "workspace/jobs/web/settings.mk.j2"
     "workspace/workers.json"
 };
 

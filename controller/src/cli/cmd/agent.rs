@@ -1,0 +1,78 @@
+//! `maand agent`: who may join, and how.
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use data_encoding::BASE64URL_NOPAD;
+use shared::token::{self, JoinToken};
+use shared::{Code, Diagnostic, Host};
+
+use crate::catalog::{agents, read};
+use crate::cli::Context;
+use crate::cli::filter::unknown;
+use crate::config::Settings;
+use crate::failure::{Exit, Failure};
+use crate::tls::ca::{Authority, Kind};
+use crate::{clock, secrets};
+
+/// How long a token lives, minutes.
+pub const DEFAULT_TTL_MINUTES: u32 = 30;
+
+/// Let agents join
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Token(Token),
+}
+
+/// Print the one line to run on a worker, with a token that works once
+///
+/// The token names one worker, lives 30 minutes, and says which controller to speak to; hand it over
+/// as you would a password.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example, with ssh for this one line (maand itself never uses it):\n  maand agent token \
+    10.0.0.1 | ssh root@10.0.0.1 sh")]
+pub struct Token {
+    /// The worker's name in workers.json
+    host: String,
+    /// Minutes until it ends
+    #[arg(long, value_name = "MINUTES", default_value_t = DEFAULT_TTL_MINUTES, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    ttl: u32,
+}
+
+/// Runs it.
+pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
+    let Command::Token(args) = command;
+    let snapshot = context.catalog()?.read(|tx| read::snapshot(tx))?;
+    let known = || snapshot.workers.iter().map(|worker| worker.host.as_str());
+    let Some(worker) = snapshot.workers.iter().find(|worker| worker.host.as_str() == args.host) else {
+        return Err(Failure::new(Exit::Usage, unknown("worker", &args.host, known())));
+    };
+    let token = new_token(context, &worker.host, args.ttl)?;
+    let url = Settings::load(&context.bucket)?.advertised();
+    if context.ui.wants_json() {
+        context.ui.out_json(&serde_json::json!({ "host": worker.host, "url": url, "token": token, "ttl_minutes": args.ttl }));
+    } else {
+        context.ui.out(format_args!("maand-agent join {url} {token}"));
+    }
+    Ok(())
+}
+
+/// A new token for `host`, which must be in the catalog.
+pub fn new_token(context: &Context, host: &Host, ttl_minutes: u32) -> Result<String, Failure> {
+    let mut catalog = context.catalog()?;
+    let authority = Authority::load(Kind::Agents, &context.bucket)?;
+    let failed = |error: &dyn std::error::Error| {
+        Failure::new(Exit::Failed, Diagnostic::new(Code::Secrets, "a token cannot be made").cause(error))
+    };
+    let mut token = JoinToken { id: [0; 16], secret: [0; 32], pin: token::pin(&authority.spki) };
+    secrets::random(&mut token.id).map_err(|error| failed(&error))?;
+    secrets::random(&mut token.secret).map_err(|error| failed(&error))?;
+    let key = Ed25519KeyPair::from_seed_unchecked(&token.secret).map_err(|error| failed(&error))?;
+    let id = BASE64URL_NOPAD.encode(&token.id);
+    let now_ms = clock::now_ms();
+    let expires_ms = now_ms + i64::from(ttl_minutes) * 60_000;
+    let snapshot = catalog.read(|tx| read::snapshot(tx))?;
+    let Some(worker) = snapshot.worker(host) else {
+        return Err(Failure::new(Exit::Usage, unknown("worker", host.as_str(), std::iter::empty())));
+    };
+    catalog.write(|tx| agents::create_token(tx, &id, worker.worker_id, key.public_key().as_ref(), now_ms, expires_ms))?;
+    Ok(token.to_string())
+}
