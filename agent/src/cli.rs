@@ -109,9 +109,11 @@ pub fn main() -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Diagnostic> {
-    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build().map_err(|error| {
-        Diagnostic::new(Code::AgentState, "the agent's runtime cannot be started").cause(&error)
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(|error| Diagnostic::new(Code::AgentState, "the agent's runtime cannot be started").cause(&error))
 }
 
 fn enrol(url: &str, token: String, place: Place) -> Result<(), Diagnostic> {
@@ -132,7 +134,9 @@ fn read_token() -> Result<String, Diagnostic> {
     let mut text = String::new();
     match std::io::stdin().take(1024).read_to_string(&mut text) {
         Ok(_) => Ok(text.trim().to_owned()),
-        Err(error) => Err(Diagnostic::new(Code::JoinRefused, "the token cannot be read from standard input").cause(&error)),
+        Err(error) => {
+            Err(Diagnostic::new(Code::JoinRefused, "the token cannot be read from standard input").cause(&error))
+        }
     }
 }
 
@@ -175,7 +179,8 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         }
         // Finishes what a crash cut off, before anything is heard from the controller.
         shop.dispatch();
-        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), session, config.root.clone());
+        let reporting =
+            report::send_all(ledger.clone(), client.clone(), transient.clone(), session, config.root.clone());
         tokio::select! {
             () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
             () = reporting => {}
@@ -214,8 +219,9 @@ fn status(path: &std::path::Path, json: bool) -> Result<(), Diagnostic> {
     let config = Config::load(path)?;
     let layout = Layout::new(&config.root, config.bucket_id);
     let ledger = Ledger::view(&layout)?;
-    let failed =
-        |error: crate::state::ledger::Error| Diagnostic::new(Code::AgentState, "the ledger cannot be read").cause(&error);
+    let failed = |error: crate::state::ledger::Error| {
+        Diagnostic::new(Code::AgentState, "the ledger cannot be read").cause(&error)
+    };
     let fence = ledger.accepted().map_err(failed)?.map(|(accepted, _)| accepted.fence);
     let rows = ledger.rows().map_err(failed)?;
     let place = |row: &reconcile::Row| match row.place {

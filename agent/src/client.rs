@@ -90,7 +90,8 @@ async fn checked(response: Response) -> Result<Response, Failed> {
     if status.is_success() {
         return Ok(response);
     }
-    let said: Option<ErrorBody> = read(response, 8 << 10).await.ok().and_then(|body| serde_json::from_slice(&body).ok());
+    let said: Option<ErrorBody> =
+        read(response, 8 << 10).await.ok().and_then(|body| serde_json::from_slice(&body).ok());
     let (error, message) = said.map_or_else(
         || ("unknown".to_owned(), "it did not say why".to_owned()),
         |said| (shared::text::clean(&said.error), shared::text::clean(&said.message)),

@@ -24,7 +24,7 @@ pub const FAILPOINTS: &[&str] = &[
 pub fn hit(name: &str) {
     debug_assert!(FAILPOINTS.contains(&name), "{name} is not listed");
     if std::env::var("MAAND_FAILPOINT").is_ok_and(|wanted| wanted == name) {
-        drop(rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL));
+        let _ended = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::thread::sleep(std::time::Duration::from_secs(60));
     }
 }

@@ -59,7 +59,12 @@ pub enum Error {
 }
 
 /// The list of `digest`, by its difference from what is in place where there is something.
-pub fn list(net: &Handle, client: &Client, digest: BundleDigest, base: Option<(BundleDigest, &Bundle)>) -> Result<Bundle, Error> {
+pub fn list(
+    net: &Handle,
+    client: &Client,
+    digest: BundleDigest,
+    base: Option<(BundleDigest, &Bundle)>,
+) -> Result<Bundle, Error> {
     let answer = net.block_on(client.bundle(&digest, base.map(|(base, _)| base).as_ref()));
     let answer = answer.map_err(|source| Error::Call { what: "a bundle's list", source })?;
     let wrong = |source| Error::List { digest, source };
@@ -108,7 +113,13 @@ fn fetch_pack(
         let path = path.clone();
         move |source| Error::Store { operation, path, source }
     };
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed("open", &path))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
     // What an earlier try brought is gone on with, if it is of the very same pack.
     let have = file.metadata().map_err(failed("measure", &path))?.len();
     let tag = std::fs::read_to_string(&tag_path).ok();

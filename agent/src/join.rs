@@ -38,7 +38,8 @@ pub struct Place {
 /// Enrols with `token` at `url`; writes the identity, then the settings.
 pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagnostic> {
     let token: JoinToken = token.parse().map_err(|error: token::TokenError| {
-        Diagnostic::new(Code::JoinRefused, error.to_string()).remedy("copy the whole line that `maand agent token` printed")
+        Diagnostic::new(Code::JoinRefused, error.to_string())
+            .remedy("copy the whole line that `maand agent token` printed")
     })?;
     let url = url.trim_end_matches('/');
     if !url.starts_with("https://") {
@@ -47,7 +48,8 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
     }
     if place.config.is_file() && !place.replace {
         let old = Config::load(&place.config)?;
-        let problem = Diagnostic::new(Code::AlreadyJoined, format!("this agent has joined bucket {} already", old.bucket_id));
+        let problem =
+            Diagnostic::new(Code::AlreadyJoined, format!("this agent has joined bucket {} already", old.bucket_id));
         return Err(problem.at(place.config.display()).remedy(
             "nothing needs to be done; to join anew, stop maand-agent and add --replace; for a second bucket name another --config",
         ));
@@ -71,10 +73,15 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
         .await
         .map_err(|failed| refused(url, failed))?;
     if controller_name_of(&certificate) != Some(token::controller_name(answer.bucket_id)) {
-        let problem = Diagnostic::new(Code::ControllerMismatch, format!("{url} is another bucket's controller than it says"));
+        let problem =
+            Diagnostic::new(Code::ControllerMismatch, format!("{url} is another bucket's controller than it says"));
         return Err(problem.remedy("ask for a new token on the controller that this worker belongs to"));
     }
-    Identity::new(&place.state, answer.bucket_id).save(&key.serialize_pem(), &answer.certificate, &answer.trust_roots)?;
+    Identity::new(&place.state, answer.bucket_id).save(
+        &key.serialize_pem(),
+        &answer.certificate,
+        &answer.trust_roots,
+    )?;
     let config = Config {
         controller: url.to_owned(),
         bucket_id: answer.bucket_id,
@@ -102,7 +109,9 @@ fn pending_key(path: &Path) -> Result<KeyPair, Diagnostic> {
     }
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| problem(&error))?;
     if let Some(dir) = path.parent() {
-        durable::private_dir(dir).map_err(|error| problem(&error).remedy("run as root, or name directories of your own with --state and --root"))?;
+        durable::private_dir(dir).map_err(|error| {
+            problem(&error).remedy("run as root, or name directories of your own with --state and --root")
+        })?;
     }
     durable::write(path, key.serialize_pem().as_bytes(), 0o600).map_err(|error| problem(&error))?;
     Ok(key)
@@ -129,9 +138,12 @@ fn unusable(error: &dyn std::error::Error) -> Diagnostic {
 fn unreachable(url: &str, error: &reqwest::Error) -> Diagnostic {
     let chain = shared::diagnostic::chain(error);
     if chain.contains("invalid peer certificate") {
-        return Diagnostic::new(Code::ControllerMismatch, format!("{url} is not the controller that the token is from"))
-            .note(chain)
-            .remedy("check the address; a proxy that opens TLS must let this port through as it is");
+        return Diagnostic::new(
+            Code::ControllerMismatch,
+            format!("{url} is not the controller that the token is from"),
+        )
+        .note(chain)
+        .remedy("check the address; a proxy that opens TLS must let this port through as it is");
     }
     Diagnostic::new(Code::ControllerUnreachable, format!("the controller at {url} cannot be reached"))
         .note(chain)
@@ -146,6 +158,8 @@ fn refused(url: &str, failed: Failed) -> Diagnostic {
                 .remedy("ask for a new token on the controller: maand agent token HOST")
         }
         Failed::Transport(error) => unreachable(url, &error),
-        other => Diagnostic::new(Code::ControllerUnreachable, format!("the answer of {url} cannot be used")).cause(&other),
+        other => {
+            Diagnostic::new(Code::ControllerUnreachable, format!("the answer of {url} cannot be used")).cause(&other)
+        }
     }
 }

@@ -109,7 +109,13 @@ fn observed(row: Row, (phase, problem): (Phase, Option<String>)) -> ObservedAllo
 }
 
 /// Sends reports for as long as it is polled.
-pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transient>, session: u64, root: std::path::PathBuf) {
+pub async fn send_all(
+    ledger: Arc<Ledger>,
+    client: Client,
+    transient: Arc<Transient>,
+    session: u64,
+    root: std::path::PathBuf,
+) {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
     let boot_id = boot_id.and_then(|text| text.trim().parse().ok()).unwrap_or(Uuid::nil());
     let mut number = 0;
@@ -172,7 +178,13 @@ fn report(
         clock_ms: clock::now_ms(),
         accepted,
         refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        allocations: rows.into_iter().map(|row| { let doing = transient.doing(row.alloc_id); observed(row, doing) }).collect(),
+        allocations: rows
+            .into_iter()
+            .map(|row| {
+                let doing = transient.doing(row.alloc_id);
+                observed(row, doing)
+            })
+            .collect(),
         facts,
     })
 }

@@ -157,9 +157,7 @@ fn shim_alive(dir: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(dir.join("pid")) else { return false };
     let mut words = text.split_whitespace().map(str::parse::<u64>);
     match (words.next(), words.next()) {
-        (Some(Ok(pid)), Some(Ok(started))) => {
-            u32::try_from(pid).is_ok_and(|pid| starttime(pid) == Some(started))
-        }
+        (Some(Ok(pid)), Some(Ok(started))) => u32::try_from(pid).is_ok_and(|pid| starttime(pid) == Some(started)),
         _ => false,
     }
 }

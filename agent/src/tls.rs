@@ -94,7 +94,9 @@ pub fn controller_name_of(certificate: &[u8]) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
     match names.value.general_names.as_slice() {
-        [x509_parser::extensions::GeneralName::DNSName(name)] if name.ends_with(NAME_SUFFIX) => Some((*name).to_owned()),
+        [x509_parser::extensions::GeneralName::DNSName(name)] if name.ends_with(NAME_SUFFIX) => {
+            Some((*name).to_owned())
+        }
         _ => None,
     }
 }

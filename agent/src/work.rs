@@ -16,10 +16,10 @@ use shared::diagnostic::chain;
 use shared::{ActionKind, AllocId, Bundle, BundleDigest};
 use tokio::runtime::Handle;
 
+use crate::apply::activate;
 use crate::apply::plan::{Change, holds_private, plan};
 use crate::apply::survey::survey;
 use crate::apply::tree::Tree;
-use crate::apply::activate;
 use crate::client::Client;
 use crate::logs::Shipping;
 use crate::reconcile::{Place, Row, Running, Step, next};
@@ -109,7 +109,8 @@ impl Workshop {
             if lock(&self.busy).insert(wanted.alloc_id) {
                 let (shop, alloc) = (self.clone(), wanted.alloc_id);
                 let name = format!("job {}", wanted.job);
-                let started = std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || shop.work(alloc));
+                let started =
+                    std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || shop.work(alloc));
                 if let Err(error) = started {
                     lock(&self.busy).remove(&alloc);
                     tracing::error!(%error, job = %wanted.job, "thread_failed");
@@ -178,7 +179,13 @@ impl Workshop {
         self.ledger.save(row).map_err(|error| Held::Ledger(chain(&error)))
     }
 
-    fn place(&self, desired: &DesiredState, wanted: &DesiredAllocation, mut row: Row, to: BundleDigest) -> Result<(), Held> {
+    fn place(
+        &self,
+        desired: &DesiredState,
+        wanted: &DesiredAllocation,
+        mut row: Row,
+        to: BundleDigest,
+    ) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         self.transient.phase(row.alloc_id, Phase::Fetching);
         let fetch = |error: fetch::Error| Held::Fetch(chain(&error));
@@ -235,7 +242,13 @@ impl Workshop {
         Ok(())
     }
 
-    fn run(&self, desired: &DesiredState, wanted: &DesiredAllocation, mut row: Row, action: &DesiredAction) -> Result<(), Held> {
+    fn run(
+        &self,
+        desired: &DesiredState,
+        wanted: &DesiredAllocation,
+        mut row: Row,
+        action: &DesiredAction,
+    ) -> Result<(), Held> {
         let Some(target) = action.kind.make_target() else { return Ok(()) };
         self.transient.phase(row.alloc_id, Phase::Running);
         let started_ms = clock::now_ms();

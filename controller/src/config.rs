@@ -65,9 +65,10 @@ impl Settings {
         match std::fs::read_to_string(bucket.conf()) {
             Ok(text) => Self::parse(&text).map_err(|problems| Failure { exit: Exit::Input, problems }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => {
-                Err(Failure::new(Exit::Input, Diagnostic::new(Code::Settings, "maand.conf cannot be read").cause(&error)))
-            }
+            Err(error) => Err(Failure::new(
+                Exit::Input,
+                Diagnostic::new(Code::Settings, "maand.conf cannot be read").cause(&error),
+            )),
         }
     }
 
@@ -105,7 +106,9 @@ impl Settings {
                 ("pickup_timeout", toml::Value::Integer(seconds @ 1..=86_400)) => {
                     settings.pickup_timeout_s = seconds.unsigned_abs();
                 }
-                ("pickup_timeout", _) => problems.push(problem("pickup_timeout is a number of seconds, 1 to 86400".into())),
+                ("pickup_timeout", _) => {
+                    problems.push(problem("pickup_timeout is a number of seconds, 1 to 86400".into()))
+                }
                 ("log_format", toml::Value::String(text)) if ["kv", "json", "jsonl"].contains(&text.as_str()) => {
                     settings.log_json = text != "kv";
                 }
@@ -172,7 +175,8 @@ mod tests {
 
     #[test]
     fn all_problems_at_once_and_old_keys_with_a_word() {
-        let problems = Settings::parse("listen = \"x\"\npickup_timout = 3\nadvertise = \"http://a\"\nlog_format = 1\n").unwrap_err();
+        let problems = Settings::parse("listen = \"x\"\npickup_timout = 3\nadvertise = \"http://a\"\nlog_format = 1\n")
+            .unwrap_err();
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(text.len(), 4, "{text:?}");
         assert!(text.iter().any(|t| t.contains("did you mean \"pickup_timeout\"?")), "{text:?}");

@@ -24,8 +24,6 @@ pub mod serve;
 pub mod telemetry;
 pub mod tls;
 
-
-
 pub mod cli;
 
 pub use cli::main;

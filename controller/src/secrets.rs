@@ -51,7 +51,8 @@ impl SealingKey {
     /// Reads the 32 raw bytes at `path`.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let bytes = std::fs::read(path).map(Zeroizing::new);
-        let bytes = bytes.map_err(|source| Error::File { operation: "read", path: path.display().to_string(), source })?;
+        let bytes =
+            bytes.map_err(|source| Error::File { operation: "read", path: path.display().to_string(), source })?;
         Self::from_bytes(&bytes).ok_or_else(|| Error::Length { path: path.display().to_string(), len: bytes.len() })
     }
 

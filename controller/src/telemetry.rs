@@ -85,7 +85,8 @@ impl BucketLog {
     fn encode(&self, now_ms: i64, line: &Line<'_>) -> String {
         let fields = fields(now_ms, line);
         if self.json {
-            let object: serde_json::Map<_, _> = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            let object: serde_json::Map<_, _> =
+                fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
             return format!("{}\n", serde_json::Value::Object(object));
         }
         let mut text = String::new();
@@ -188,11 +189,15 @@ mod tests {
         BucketLog::new(&bucket, false).write(1_000, &[line("plain"), line("a \"b\"\nforged\x1b[2J"), line(&long)]);
         let text = std::fs::read_to_string(bucket.worker_log(&host)).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "ts=1970-01-01T00:00:01.000Z level=info maand=deploy worker=10.0.0.1 job=api stream=stdout msg=plain");
+        assert_eq!(
+            lines[0],
+            "ts=1970-01-01T00:00:01.000Z level=info maand=deploy worker=10.0.0.1 job=api stream=stdout msg=plain"
+        );
         assert!(lines[1].ends_with(r#"msg="a \"b\"\u{a}forged\u{1b}[2J""#), "{}", lines[1]);
         assert!(lines[2].ends_with("(1808 bytes more)\"") && lines.len() == 3);
         BucketLog::new(&bucket, true).write(0, &[Line { maand: "serve", exit: Some(1), ..Line::default() }]);
-        let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(bucket.maand_log()).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(bucket.maand_log()).unwrap()).unwrap();
         assert_eq!((&json["exit"], &json["worker"]), (&1.into(), &"-".into()));
     }
 }

@@ -114,7 +114,9 @@ fn the_list_of_edges_is_whole() {
     let mut found = BTreeSet::new();
     for package in ["shared", "controller", "agent"] {
         for (name, text) in sources(&root().join(package).join("src")) {
-            if shipped(&text).contains("expect(clippy::disallowed_") || shipped(&text).contains("expect(\n    clippy::disallowed_") {
+            if shipped(&text).contains("expect(clippy::disallowed_")
+                || shipped(&text).contains("expect(\n    clippy::disallowed_")
+            {
                 found.insert(format!("{package}/src/{name}"));
             }
             assert!(!shipped(&text).contains("allow(clippy::disallowed_"), "{package}/src/{name}: expect, not allow");

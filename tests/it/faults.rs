@@ -70,7 +70,10 @@ fn an_agent_killed_between_any_two_steps_converges() {
         assert_eq!(agent.read("api", "conf/c"), "2", "{point}");
         let ran = agent.read("api", "data/ran");
         // At most once per action id: an interrupted one is issued anew, under a new id.
-        assert!(ran == "start 0.0.0 1.0.0\nrestart 1.0.0 2.0.0\n" || ran.matches("restart").count() == 2, "{point}: {ran}");
+        assert!(
+            ran == "start 0.0.0 1.0.0\nrestart 1.0.0 2.0.0\n" || ran.matches("restart").count() == 2,
+            "{point}: {ran}"
+        );
         assert!(bucket.rollouts().iter().all(|(_, _, word)| word == "promoted"), "{point}");
     }
 }

@@ -1,11 +1,12 @@
 //! The one integration test binary.
+#![allow(clippy::unwrap_used, reason = "test code: a panic is how it fails")]
 
 mod support;
 
+mod architecture;
 mod deploy;
 mod dev;
 mod faults;
 mod join;
 mod namespaces;
-mod architecture;
 mod sim;

@@ -58,7 +58,11 @@ impl Agent {
         let mut words = self.enter.iter().map(String::as_str).chain([self.program.to_str().unwrap()]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words);
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", &self.dir).env("LANG", "C.UTF-8");
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", &self.dir)
+            .env("LANG", "C.UTF-8");
         command.arg("--config").arg(self.dir.join("agent.toml"));
         command
     }

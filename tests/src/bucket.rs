@@ -47,7 +47,10 @@ impl Bucket {
     /// Writes maand.conf so that the controller listens on one address and tells agents another.
     pub fn listen_on(&self, listen: Ipv4Addr, advertise: Ipv4Addr) {
         let port = self.port;
-        self.write("maand.conf", &format!("listen = \"{listen}:{port}\"\nadvertise = \"https://{advertise}:{port}\"\n"));
+        self.write(
+            "maand.conf",
+            &format!("listen = \"{listen}:{port}\"\nadvertise = \"https://{advertise}:{port}\"\n"),
+        );
     }
 
     /// Adds a line to maand.conf.
@@ -150,7 +153,9 @@ impl Bucket {
     /// Writes a job whose targets append a line to `data/ran`: `<target> <current> <new>`.
     pub fn recording_job(&self, job: &str, manifest: &serde_json::Value) {
         self.write(&format!("workspace/jobs/{job}/manifest.json"), &manifest.to_string());
-        let target = |name: &str| format!("{name}:\n\t@mkdir -p data && echo \"{name} $$CURRENT_VERSION $$NEW_VERSION\" >> data/ran\n");
+        let target = |name: &str| {
+            format!("{name}:\n\t@mkdir -p data && echo \"{name} $$CURRENT_VERSION $$NEW_VERSION\" >> data/ran\n")
+        };
         let makefile: String = ["start", "stop", "restart", "reload"].map(target).concat();
         self.write(&format!("workspace/jobs/{job}/Makefile"), &makefile);
     }

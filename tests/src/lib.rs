@@ -7,6 +7,7 @@
 //! - [`process`]: a child that is ended when its test ends
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
+#![allow(clippy::unwrap_used, reason = "test code: a panic is how it fails")]
 
 pub mod agents;
 pub mod bucket;

@@ -53,11 +53,17 @@ impl Network {
         self.inside("router", &["ip", "route", "add", "default", "via", "10.200.1.1"])?;
         self.inside("far", &["ip", "route", "add", "default", "via", "192.168.77.1"])?;
         self.inside("router", &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
-        self.inside("router", &["nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100 ; }; \
+        self.inside(
+            "router",
+            &[
+                "nft",
+                "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100 ; }; \
             add rule ip nat post ip saddr 192.168.77.0/24 masquerade; \
             add table ip filter; add chain ip filter forward { type filter hook forward priority 0 ; policy drop ; }; \
             add rule ip filter forward ct state established,related accept; \
-            add rule ip filter forward ip saddr 192.168.77.0/24 accept"])
+            add rule ip filter forward ip saddr 192.168.77.0/24 accept",
+            ],
+        )
     }
 
     fn link(&self, a: &str, address_a: &str, b: &str, address_b: &str, number: u8) -> Result<(), String> {

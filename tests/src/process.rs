@@ -37,18 +37,15 @@ pub fn finish(mut command: Command, limit: Duration) -> Output {
     let watchdog = std::thread::spawn(move || {
         let late = ended.recv_timeout(limit).is_err();
         if late {
-            drop(kill_process(pid, Signal::KILL));
+            let _ended = kill_process(pid, Signal::KILL);
         }
         late
     });
     let output = child.wait_with_output().unwrap_or_else(|error| panic!("{shown}: {error}"));
-    drop(done.send(()));
+    let _sent = done.send(());
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let output = Output {
-        code: output.status.code().unwrap_or(-1),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
-    };
+    let output =
+        Output { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) };
     assert!(!watchdog.join().unwrap(), "{shown} did not end within {limit:?}: {output:?}");
     output
 }
@@ -91,7 +88,7 @@ impl Running {
 
     /// SIGTERM or SIGINT.
     pub fn signal(&self, signal: Signal) {
-        drop(kill_process(pid_of(&self.child), signal));
+        let _sent = kill_process(pid_of(&self.child), signal);
     }
 
     /// Whether it has ended, and how.

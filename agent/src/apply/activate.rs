@@ -53,7 +53,8 @@ pub enum Error {
 
 /// Carries `steps` out in `tree`, taking content from the store.
 pub fn activate(tree: &Tree, layout: &Layout, steps: &[Change]) -> Result<(), Error> {
-    let needed: u64 = steps.iter().map(|step| if let Change::Replace { entry, .. } = step { entry.len } else { 0 }).sum();
+    let needed: u64 =
+        steps.iter().map(|step| if let Change::Replace { entry, .. } = step { entry.len } else { 0 }).sum();
     let space = fstatvfs(tree.root()).map_err(|e| Error::Tree { operation: "measure", source: e.into() })?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if needed > 0 && free < needed.saturating_add(RESERVE) {

@@ -82,7 +82,9 @@ pub fn plan(last: &Bundle, survey: &Survey, new: &Bundle) -> Result<Changes, Blo
 
     for entry in last.entries() {
         let edited = match at(&entry.path) {
-            OnDisk::File { blob, .. } => blob != entry.blob && new.get(entry.path.as_str()).map(|e| e.blob) != Some(blob),
+            OnDisk::File { blob, .. } => {
+                blob != entry.blob && new.get(entry.path.as_str()).map(|e| e.blob) != Some(blob)
+            }
             OnDisk::Nothing => new.get(entry.path.as_str()).is_some_and(|e| e == entry),
             OnDisk::Directory | OnDisk::Other => true,
         };

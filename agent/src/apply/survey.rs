@@ -29,7 +29,8 @@ pub fn survey(tree: &Tree, last: &Bundle, new: &Bundle, applied_ms: i64) -> io::
                 FileType::RegularFile => {
                     let len = u64::try_from(stat.st_size).unwrap_or(0);
                     let changed_ms = stat.st_mtime * 1000 + i64::try_from(stat.st_mtime_nsec / 1_000_000).unwrap_or(0);
-                    let trusted = last.get(path.as_str()).filter(|e| e.len == len && changed_ms < applied_ms - SLACK_MS);
+                    let trusted =
+                        last.get(path.as_str()).filter(|e| e.len == len && changed_ms < applied_ms - SLACK_MS);
                     let blob = match trusted {
                         Some(entry) => Some(entry.blob),
                         None => hash(tree, path)?,

@@ -98,9 +98,8 @@ impl Ledger {
             return Err(problem.at(layout.bucket().display()).remedy("end it first: systemctl stop maand-agent"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
-        let found: u32 = connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(|error| failed(&error))?;
+        let found: u32 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
         match found {
             SCHEMA => {}
             0 => {
@@ -183,10 +182,8 @@ impl Ledger {
         let mut select = connection
             .prepare_cached(&format!("SELECT {COLUMNS} FROM allocation WHERE alloc_id = ?1"))
             .during("reading an allocation")?;
-        let row = select
-            .query_row([alloc.to_string()], |row| Ok(known(row)))
-            .optional()
-            .during("reading an allocation")?;
+        let row =
+            select.query_row([alloc.to_string()], |row| Ok(known(row))).optional().during("reading an allocation")?;
         row.transpose()
     }
 
@@ -260,7 +257,8 @@ fn known(row: &Row<'_>) -> Result<Known> {
     let optional = |at: usize| -> Result<Option<String>> { row.get(at).during("reading an allocation") };
     let damaged = |what| move |why: String| Error::Damaged { what, why };
     let digest = |text: Option<String>| -> Result<Option<BundleDigest>> {
-        text.map(|text| text.parse().map_err(|e: shared::digest::DigestError| damaged("a bundle")(e.to_string()))).transpose()
+        text.map(|text| text.parse().map_err(|e: shared::digest::DigestError| damaged("a bundle")(e.to_string())))
+            .transpose()
     };
     let place = match (digest(optional(2)?)?, digest(optional(3)?)?) {
         (_, Some(to)) => Place::Applying { to },

@@ -71,8 +71,11 @@ pub fn build(
         .iter()
         .map(|input| {
             let own = input.name.as_str().parse().ok();
-            let selectors =
-                if input.manifest.selectors.is_empty() { own.into_iter().collect() } else { input.manifest.selectors.clone() };
+            let selectors = if input.manifest.selectors.is_empty() {
+                own.into_iter().collect()
+            } else {
+                input.manifest.selectors.clone()
+            };
             let spec = JobSpec {
                 version: input.manifest.version.clone(),
                 selectors,
@@ -90,9 +93,16 @@ pub fn build(
     for job in &jobs {
         let count = allocations.iter().filter(|a| a.job == job.name && !a.removed).count();
         if count < job.spec.min_allocations_count as usize {
-            let message = format!("job {} has {count} allocations, fewer than min_allocations_count {}", job.name, job.spec.min_allocations_count);
+            let message = format!(
+                "job {} has {count} allocations, fewer than min_allocations_count {}",
+                job.name, job.spec.min_allocations_count
+            );
             let at = format!("workspace/jobs/{}/manifest.json min_allocations_count", job.name);
-            problems.push(Diagnostic::new(Code::TooFewAllocations, message).at(at).remedy("give more workers the job's labels, or lower the number"));
+            problems.push(
+                Diagnostic::new(Code::TooFewAllocations, message)
+                    .at(at)
+                    .remedy("give more workers the job's labels, or lower the number"),
+            );
         }
     }
     let made = namespaces::make(before.bucket_id, workspace, &workers, &jobs, &allocations);

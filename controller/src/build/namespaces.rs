@@ -18,7 +18,13 @@ fn number(value: f64) -> String {
 }
 
 /// Makes all of them.
-pub fn make(bucket: BucketId, workspace: &Workspace, workers: &[Worker], jobs: &[Job], allocations: &[Allocation]) -> Made {
+pub fn make(
+    bucket: BucketId,
+    workspace: &Workspace,
+    workers: &[Worker],
+    jobs: &[Job],
+    allocations: &[Allocation],
+) -> Made {
     let mut made = Made::default();
     let active = |job: &Job| allocations.iter().filter(|a| a.job == job.name && a.is_active()).collect::<Vec<_>>();
     let running: Vec<&Job> = jobs.iter().filter(|job| !active(job).is_empty()).collect();

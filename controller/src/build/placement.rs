@@ -34,7 +34,8 @@ pub fn place(before: &Snapshot, workers: &[Worker], jobs: &[Job]) -> Vec<Allocat
     placed.extend(old.into_values().map(|a| Allocation { removed: true, bundle: None, ..a.clone() }));
     let position: BTreeMap<&Host, usize> = workers.iter().enumerate().map(|(at, w)| (&w.host, at)).collect();
     placed.sort_by(|a, b| {
-        let key = |x: &Allocation| (x.job.clone(), position.get(&x.host).copied().unwrap_or(usize::MAX), x.host.clone());
+        let key =
+            |x: &Allocation| (x.job.clone(), position.get(&x.host).copied().unwrap_or(usize::MAX), x.host.clone());
         key(a).cmp(&key(b))
     });
     placed

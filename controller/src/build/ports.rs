@@ -17,11 +17,16 @@ pub fn assign(jobs: &[JobInput], before: &Ports, pool: (u16, u16)) -> Result<Por
     let mut names: BTreeMap<&Name, &JobName> = BTreeMap::new();
     let mut ports = Ports::new();
     let at = |job: &JobName, name: &Name| format!("workspace/jobs/{job}/manifest.json resources.ports.{name}");
-    let all = || jobs.iter().flat_map(|job| job.manifest.ports.iter().map(move |(name, port)| (&job.name, name, *port)));
+    let all =
+        || jobs.iter().flat_map(|job| job.manifest.ports.iter().map(move |(name, port)| (&job.name, name, *port)));
     for (job, name, _) in all() {
         if let Some(other) = names.insert(name, job).filter(|other| *other != job) {
             let message = format!("port name {:?} is job {other}'s already", name.as_str());
-            problems.push(Diagnostic::new(Code::PortConflict, message).at(at(job, name)).remedy("rename one: port names are the bucket's"));
+            problems.push(
+                Diagnostic::new(Code::PortConflict, message)
+                    .at(at(job, name))
+                    .remedy("rename one: port names are the bucket's"),
+            );
         }
     }
     for (job, name, port) in all() {
@@ -98,7 +103,8 @@ mod tests {
     #[test]
     fn collisions_are_all_reported() {
         let jobs = [job("a", r#"{"x": 1, "p": {}}"#), job("b", r#"{"x": 2, "y": 1, "q": {}}"#)];
-        let text: Vec<String> = assign(&jobs, &Ports::new(), (9, 9)).unwrap_err().iter().map(|p| p.message.clone()).collect();
+        let text: Vec<String> =
+            assign(&jobs, &Ports::new(), (9, 9)).unwrap_err().iter().map(|p| p.message.clone()).collect();
         assert_eq!(
             text,
             ["port name \"x\" is job a's already", "port 1 is taken by a x already", "no port from 9 to 9 is free"]

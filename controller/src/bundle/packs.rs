@@ -68,7 +68,11 @@ impl Packs {
         use std::os::unix::fs::DirBuilderExt;
         let dir = bucket.packs();
         let failed = |operation, source| Error::File { operation, path: dir.clone(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| failed("make the place of", e))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|e| failed("make the place of", e))?;
         for entry in std::fs::read_dir(&dir).map_err(|e| failed("list", e))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with("tmp-") {
                 drop(std::fs::remove_file(entry.path()));

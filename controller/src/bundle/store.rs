@@ -170,7 +170,11 @@ impl Store {
         if !dir.is_dir() {
             private_dir(dir)?;
         }
-        std::fs::rename(temporary, &path).map_err(|source| Error::Io { operation: "name", path: path.clone(), source })?;
+        std::fs::rename(temporary, &path).map_err(|source| Error::Io {
+            operation: "name",
+            path: path.clone(),
+            source,
+        })?;
         // The name must be durable before a row refers to it.
         let synced = File::open(dir).and_then(|dir| dir.sync_all());
         synced.map_err(|source| Error::Io { operation: "flush", path: dir.to_owned(), source })

@@ -147,7 +147,12 @@ pub fn standing(connection: &Connection, fingerprint: &[u8; 32]) -> Result<Stand
 }
 
 /// An agent has used this certificate: its worker's other ones are over. Whether any was.
-pub fn supersede_others(connection: &Connection, worker: WorkerId, fingerprint: &[u8; 32], now_ms: i64) -> Result<bool> {
+pub fn supersede_others(
+    connection: &Connection,
+    worker: WorkerId,
+    fingerprint: &[u8; 32],
+    now_ms: i64,
+) -> Result<bool> {
     let revoked = connection
         .execute(
             "UPDATE agent_certificate SET revoked_at = ?3, revoked_reason = 'superseded' \
@@ -170,13 +175,18 @@ pub fn has_several(connection: &Connection, worker: WorkerId) -> Result<bool> {
 /// End of each worker's newest good certificate, milliseconds since 1970 UTC: who has joined.
 pub fn joined(connection: &Connection) -> Result<std::collections::BTreeMap<WorkerId, i64>> {
     let mut select = connection
-        .prepare_cached("SELECT worker_id, max(not_after) FROM agent_certificate WHERE revoked_at IS NULL GROUP BY worker_id")
+        .prepare_cached(
+            "SELECT worker_id, max(not_after) FROM agent_certificate WHERE revoked_at IS NULL GROUP BY worker_id",
+        )
         .during("listing agents' certificates")?;
     let mut rows = select.query([]).during("listing agents' certificates")?;
     let mut found = std::collections::BTreeMap::new();
     while let Some(row) = rows.next().during("listing agents' certificates")? {
         let worker: String = row.get(0).during("listing agents' certificates")?;
-        found.insert(parsed("agent_certificate.worker_id", &worker)?, row.get(1).during("listing agents' certificates")?);
+        found.insert(
+            parsed("agent_certificate.worker_id", &worker)?,
+            row.get(1).during("listing agents' certificates")?,
+        );
     }
     Ok(found)
 }

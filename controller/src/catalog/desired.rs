@@ -73,9 +73,7 @@ fn allocation(row: &Row<'_>) -> Result<DesiredAllocation> {
         bundle: optional(4)?.map(|digest| parsed("desired_allocation.bundle", &digest)).transpose()?,
         current_version: text(5)?,
         new_version: text(6)?,
-        action: optional(7)?
-            .map(|json| from_json::<DesiredAction>("desired_allocation.action", &json))
-            .transpose()?,
+        action: optional(7)?.map(|json| from_json::<DesiredAction>("desired_allocation.action", &json)).transpose()?,
     })
 }
 

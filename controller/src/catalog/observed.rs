@@ -109,7 +109,9 @@ pub struct Change {
 /// What has changed since `mark`, and the new mark.
 pub fn since(connection: &Connection, mark: u64) -> Result<(Vec<Change>, u64)> {
     let mut select = connection
-        .prepare_cached("SELECT worker_id, observed, changed FROM observed_allocation WHERE changed > ?1 ORDER BY changed")
+        .prepare_cached(
+            "SELECT worker_id, observed, changed FROM observed_allocation WHERE changed > ?1 ORDER BY changed",
+        )
         .during("reading what agents reported")?;
     let mut rows = select.query([mark]).during("reading what agents reported")?;
     let (mut changes, mut mark) = (Vec::new(), mark);
@@ -165,8 +167,7 @@ pub fn agents(connection: &Connection) -> Result<BTreeMap<WorkerId, Agent>> {
                 (Some(epoch), Some(update_seq), Some(generation)) => Some(Fence { epoch, update_seq, generation }),
                 _ => None,
             };
-            let agent =
-                Agent { version: row.get(1)?, accepted, refused: row.get(5)?, clock_offset_ms: row.get(6)? };
+            let agent = Agent { version: row.get(1)?, accepted, refused: row.get(5)?, clock_offset_ms: row.get(6)? };
             Ok((row.get(0)?, agent))
         };
         let (id, agent) = read(row).during("reading an agent's report")?;

@@ -59,7 +59,12 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
 }
 
 /// Writes releases; the fence of each worker that was told something.
-pub fn release(connection: &Connection, releases: &[Release], run: RunId, now_ms: i64) -> Result<Vec<(WorkerId, Fence)>> {
+pub fn release(
+    connection: &Connection,
+    releases: &[Release],
+    run: RunId,
+    now_ms: i64,
+) -> Result<Vec<(WorkerId, Fence)>> {
     let mut workers = BTreeSet::new();
     for release in releases {
         let action =

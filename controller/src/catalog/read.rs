@@ -18,7 +18,9 @@ pub fn bucket_id(connection: &Connection) -> Result<BucketId> {
 pub fn snapshot(connection: &Connection) -> Result<Snapshot> {
     let bucket_id = bucket_id(connection)?;
     let (epoch, update_seq, built_at_ms) = connection
-        .query_row("SELECT epoch, update_seq, built_at FROM bucket", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row("SELECT epoch, update_seq, built_at FROM bucket", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
         .during("reading the bucket")?;
     Ok(Snapshot {
         bucket_id,

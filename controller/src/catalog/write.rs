@@ -93,7 +93,14 @@ fn jobs(connection: &Connection, build: &Build) -> Result<()> {
                 FileKind::Control => "control",
             };
             insert
-                .execute(params![job.name.as_str(), file.path.as_str(), file.mode, file.len, file.blob.to_string(), kind])
+                .execute(params![
+                    job.name.as_str(),
+                    file.path.as_str(),
+                    file.mode,
+                    file.len,
+                    file.blob.to_string(),
+                    kind
+                ])
                 .during("writing a job's file")?;
         }
     }
@@ -138,7 +145,9 @@ fn allocations(connection: &Connection, build: &Build) -> Result<()> {
 fn files_seen(connection: &Connection, seen: &Seen) -> Result<()> {
     connection.execute("DELETE FROM file_seen", []).during("recording the files")?;
     let mut insert = connection
-        .prepare_cached("INSERT INTO file_seen (path, len, mtime_ns, ctime_ns, inode, blob) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+        .prepare_cached(
+            "INSERT INTO file_seen (path, len, mtime_ns, ctime_ns, inode, blob) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )
         .during("recording the files")?;
     for (path, ([len, mtime, ctime, inode], blob)) in &seen.now {
         insert.execute(params![path, len, mtime, ctime, inode, blob.to_string()]).during("recording a file")?;

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shared::{Code, Diagnostic};
 
-use crate::paths::BucketDir;
 use crate::failure::{Exit, Failure};
+use crate::paths::BucketDir;
 
 /// What every command gets.
 #[derive(Debug)]

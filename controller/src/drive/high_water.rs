@@ -21,7 +21,10 @@ struct Mark {
 pub fn raise(bucket: &BucketDir, id: BucketId, epoch: u64, update_seq: u64) -> Result<(), Failure> {
     let path = bucket.high_water();
     let failed = |error: &dyn std::error::Error| {
-        Failure::new(Exit::Failed, Diagnostic::new(Code::Storage, "secrets/high-water.json cannot be used").cause(error))
+        Failure::new(
+            Exit::Failed,
+            Diagnostic::new(Code::Storage, "secrets/high-water.json cannot be used").cause(error),
+        )
     };
     match std::fs::read(&path) {
         Ok(bytes) => {

@@ -122,7 +122,12 @@ impl Driver {
     }
 
     /// Drives until the end, a pause, or the loss of the lease.
-    pub fn drive(&mut self, catalog: &mut Catalog, bucket: &BucketDir, progress: &dyn Progress) -> catalog::Result<Ended> {
+    pub fn drive(
+        &mut self,
+        catalog: &mut Catalog,
+        bucket: &BucketDir,
+        progress: &dyn Progress,
+    ) -> catalog::Result<Ended> {
         let mut mark = 0;
         let mut version = None;
         let mut stepped_ms = 0;

@@ -11,12 +11,15 @@ use crate::model::Snapshot;
 pub fn check(plan: &Plan, snapshot: &Snapshot) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for planned in &plan.jobs {
-        let Some(job) = snapshot.job(&planned.job) else { return Err(format!("job {} is not in the catalog", planned.job)) };
+        let Some(job) = snapshot.job(&planned.job) else {
+            return Err(format!("job {} is not in the catalog", planned.job));
+        };
         for batch in &planned.batches {
             let starts = batch.iter().filter(|m| m.kind == ActionKind::Start).count();
             let upgrades = batch.len() - starts;
             let limit = job.spec.max_concurrent_starts as usize;
-            if batch.is_empty() || (limit > 0 && starts > limit) || upgrades > job.spec.max_concurrent_upgrades as usize {
+            if batch.is_empty() || (limit > 0 && starts > limit) || upgrades > job.spec.max_concurrent_upgrades as usize
+            {
                 return Err(format!("a batch of job {} has {starts} starts and {upgrades} upgrades", planned.job));
             }
             for step in batch {

@@ -101,7 +101,10 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Plan {
                     kind,
                     from: allocation.promoted.as_ref().map(|p| p.bundle),
                     to,
-                    current_version: allocation.promoted.as_ref().map_or_else(|| "0.0.0".to_owned(), |p| p.version.clone()),
+                    current_version: allocation
+                        .promoted
+                        .as_ref()
+                        .map_or_else(|| "0.0.0".to_owned(), |p| p.version.clone()),
                     new_version: allocation.new_version.clone(),
                 }),
                 (_, bundle) => skipped.push((allocation.host.clone(), bundle)),

@@ -63,7 +63,13 @@ impl Templates {
         for source in &sources {
             if let Err(error) = environment.add_template_owned(source.path.to_string(), source.text.clone()) {
                 let place = place(job, &source.path, &error);
-                problems.push(Diagnostic::new(Code::TemplateSyntax, format!("this template cannot be parsed: {}", detail(&error))).at(place));
+                problems.push(
+                    Diagnostic::new(
+                        Code::TemplateSyntax,
+                        format!("this template cannot be parsed: {}", detail(&error)),
+                    )
+                    .at(place),
+                );
             }
         }
         if problems.is_empty() { Ok(Self { job: job.clone(), environment, sources }) } else { Err(problems) }
@@ -83,7 +89,9 @@ impl Templates {
                 problems.push(problem.at(format!("workspace/jobs/{}/{}", self.job, source.path)));
                 continue;
             };
-            let output = environment.get_template(source.path.as_str()).and_then(|template| template.render(self.scope(context)));
+            let output = environment
+                .get_template(source.path.as_str())
+                .and_then(|template| template.render(self.scope(context)));
             match output {
                 Ok(output) if output.len() > OUTPUT_CAP => {
                     let problem = Diagnostic::new(Code::TemplateFailed, "this template renders to more than 16 MiB");
@@ -156,7 +164,9 @@ fn add_values(environment: &mut Environment<'static>, context: &Context<'_>) {
             }
             match values.get(&namespace).and_then(|keys| keys.get(&key)) {
                 Some(value) => Ok(value.clone()),
-                None if required => Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}"))),
+                None if required => {
+                    Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}")))
+                }
                 None => Ok(String::new()),
             }
         }
@@ -223,7 +233,12 @@ mod tests {
         values.entry("vars/job/api".into()).or_default().insert("db_name".into(), "x".into());
         values.entry("vars/job/other".into()).or_default().insert("k".into(), "v".into());
         let values = Arc::new(values);
-        let context = Context { bucket: BucketId::from_uuid(Uuid::from_u128(3)), allocation: &allocation, worker: &worker, values: &values };
+        let context = Context {
+            bucket: BucketId::from_uuid(Uuid::from_u128(3)),
+            allocation: &allocation,
+            worker: &worker,
+            values: &values,
+        };
         let text = |problems: Vec<Diagnostic>| problems[0].to_string();
         let templates = Templates::compile(&job, vec![source]).map_err(text)?;
         templates.render(&context).map(|files| String::from_utf8(files[0].content.clone()).unwrap()).map_err(text)
@@ -232,8 +247,15 @@ mod tests {
     #[test]
     fn names_functions_and_values() {
         assert_eq!(render("{{ worker_ip }} {{ new_version }} {{ labels | join(',') }}\n").unwrap(), "w1 1.2.0 web\n");
-        assert_eq!(render("{{ get('vars/job/api', 'db_name') }}{{ get_optional('vars/job/api', 'no') }}").unwrap(), "x");
-        assert_eq!(render("{{ keys('vars/job/api') | join }} {{ max(int('2'), 3) + 1 }} {{ join(split('a,b', ','), '-') }}").unwrap(), "db_name 4 a-b");
+        assert_eq!(
+            render("{{ get('vars/job/api', 'db_name') }}{{ get_optional('vars/job/api', 'no') }}").unwrap(),
+            "x"
+        );
+        assert_eq!(
+            render("{{ keys('vars/job/api') | join }} {{ max(int('2'), 3) + 1 }} {{ join(split('a,b', ','), '-') }}")
+                .unwrap(),
+            "db_name 4 a-b"
+        );
         assert_eq!(render("{{ '<&>' }}").unwrap(), "<&>", "nothing is escaped");
     }
 

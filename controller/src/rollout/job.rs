@@ -187,7 +187,8 @@ impl JobRollout {
     pub(super) fn observe(&mut self, observed: &Observed, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         let State::Awaiting { batch, missing, .. } = &self.state else { return };
         let batch = *batch;
-        let (Some(flight), Some(step)) = (missing.get(&observed.alloc_id), self.member(batch, observed.alloc_id)) else {
+        let (Some(flight), Some(step)) = (missing.get(&observed.alloc_id), self.member(batch, observed.alloc_id))
+        else {
             return;
         };
         let (step, mut flight) = (step.clone(), flight.clone());

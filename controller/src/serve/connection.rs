@@ -18,9 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use super::{State, ended};
 use super::identity::Peer;
 use super::v1;
+use super::{State, ended};
 use crate::catalog::observed::{self, Contact};
 use crate::clock;
 use crate::telemetry::Line;
@@ -105,7 +105,8 @@ async fn connection(
     let presence = worker.map(|worker| Presence::new(state.clone(), worker));
     let app = v1::router(state.clone(), peer, address);
     let service = TowerToHyperService::new(
-        app.into_service().map_request(|request: hyper::Request<hyper::body::Incoming>| request.map(axum::body::Body::new)),
+        app.into_service()
+            .map_request(|request: hyper::Request<hyper::body::Incoming>| request.map(axum::body::Body::new)),
     );
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(32).max_buf_size(16 << 10);
@@ -124,13 +125,8 @@ async fn connection(
 
 fn refused(state: &State, address: SocketAddr, why: &str) {
     let msg = format!("{address}: {why}");
-    let line = Line {
-        level: "warn",
-        event: Some("handshake_refused"),
-        maand: "serve",
-        msg: Some(&msg),
-        ..Line::default()
-    };
+    let line =
+        Line { level: "warn", event: Some("handshake_refused"), maand: "serve", msg: Some(&msg), ..Line::default() };
     state.log.write(clock::now_ms(), &[line]);
 }
 

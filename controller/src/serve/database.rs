@@ -43,7 +43,8 @@ impl Database {
         let mut reader = writer.reopen()?;
         let (writes, to_write) = sync_channel::<Write>(QUEUE);
         let (reads, to_read) = sync_channel::<Read>(QUEUE);
-        let started = std::thread::Builder::new().name("catalog-write".into()).spawn(move || write_all(writer, &to_write));
+        let started =
+            std::thread::Builder::new().name("catalog-write".into()).spawn(move || write_all(writer, &to_write));
         let started = started.and_then(|_| {
             std::thread::Builder::new().name("catalog-read".into()).spawn(move || {
                 for work in to_read {

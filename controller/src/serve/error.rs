@@ -31,8 +31,11 @@ impl Refusal {
     }
 
     pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
-        let mut refusal =
-            Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the controller could not do this; its log says why");
+        let mut refusal = Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the controller could not do this; its log says why",
+        );
         refusal.internal = Some(shared::diagnostic::chain(error));
         refusal
     }
@@ -66,7 +69,9 @@ impl IntoResponse for Refusal {
 impl From<Unavailable> for Refusal {
     fn from(error: Unavailable) -> Self {
         match &error {
-            Unavailable::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the controller is busy, come back"),
+            Unavailable::Busy => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the controller is busy, come back")
+            }
             Unavailable::Catalog(_) => Self::internal(&error),
         }
     }

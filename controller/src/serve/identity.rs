@@ -76,7 +76,11 @@ impl FromRequestParts<Arc<State>> for Caller {
                 return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", *why));
             }
             Some(Peer::Nobody) | None => {
-                return Err(Refusal::new(StatusCode::UNAUTHORIZED, "no_certificate", "this needs an agent's certificate"));
+                return Err(Refusal::new(
+                    StatusCode::UNAUTHORIZED,
+                    "no_certificate",
+                    "this needs an agent's certificate",
+                ));
             }
         };
         let (standing, several) = state

@@ -121,7 +121,7 @@ impl Server {
         if tokio::time::timeout(DRAIN, self.accepting).await.is_err() {
             tracing::warn!("connections_cut");
         }
-        drop(self.state.database.write(|connection| observed::disconnect_all(connection)).await);
+        drop(self.state.database.write(observed::disconnect_all).await);
         self.waking.stop();
     }
 }

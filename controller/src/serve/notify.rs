@@ -46,7 +46,8 @@ impl Wakers {
     /// Begins to wait: the watch, and the number of this request.
     pub(crate) fn wait(&self, worker: WorkerId) -> (watch::Receiver<Watched>, u64) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = all.entry(worker).or_insert_with(|| watch::Sender::new(Watched { fence: Fence::default(), poll: 0 }));
+        let sender =
+            all.entry(worker).or_insert_with(|| watch::Sender::new(Watched { fence: Fence::default(), poll: 0 }));
         sender.send_modify(|watched| watched.poll += 1);
         let poll = sender.borrow().poll;
         (sender.subscribe(), poll)
@@ -106,7 +107,9 @@ impl Waking {
                         seen = version;
                         match catalog.read(|tx| desired::fences(tx)) {
                             Ok(fences) => wakers.moved(&fences),
-                            Err(error) => tracing::error!(error = shared::diagnostic::chain(&error), "fences_unreadable"),
+                            Err(error) => {
+                                tracing::error!(error = shared::diagnostic::chain(&error), "fences_unreadable")
+                            }
                         }
                     }
                     Ok(_) => {}

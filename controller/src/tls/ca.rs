@@ -84,7 +84,8 @@ impl Authority {
         if spki != key.subject_public_key_info() {
             return Err(unusable(&cert_path, format!("it does not belong to the key in {}", shown(&key_path))));
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(&cert_path, error.to_string()))?;
+        let issuer =
+            Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(&cert_path, error.to_string()))?;
         Ok(Self { certificate: certificate.into_owned(), pem, spki, issuer })
     }
 }
@@ -135,7 +136,8 @@ pub(super) fn validity(params: &mut CertificateParams, now_ms: i64, lifetime: Du
 /// 127 random bits: positive whatever the first bit.
 pub(super) fn serial() -> Result<SerialNumber, Error> {
     let mut bytes = [0u8; 16];
-    crate::secrets::random(&mut bytes).map_err(|error| Error::Make { what: "a serial number", why: error.to_string() })?;
+    crate::secrets::random(&mut bytes)
+        .map_err(|error| Error::Make { what: "a serial number", why: error.to_string() })?;
     bytes[0] &= 0x7f;
     Ok(SerialNumber::from_slice(&bytes))
 }

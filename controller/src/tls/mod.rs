@@ -53,7 +53,9 @@ impl From<Error> for crate::failure::Failure {
         use crate::failure::{Exit, Failure};
         let remedy = match &error {
             Error::Half { .. } => "restore the missing file from a backup; maand never makes half of a pair anew",
-            Error::File { .. } | Error::Unusable { .. } => "restore secrets/ from a backup, or run maand init in a new bucket",
+            Error::File { .. } | Error::Unusable { .. } => {
+                "restore secrets/ from a backup, or run maand init in a new bucket"
+            }
             _ => "see the cause above",
         };
         let problem = shared::Diagnostic::new(shared::Code::Secrets, "the bucket's certificates cannot be used");

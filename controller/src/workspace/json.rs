@@ -119,7 +119,9 @@ impl<'a> Reader<'a> {
 pub fn flat_toml(file: &str, text: &str) -> Result<std::collections::BTreeMap<String, String>, Vec<Diagnostic>> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        vec![Diagnostic::new(Code::Syntax, format!("this is no TOML: {}", error.message())).at(format!("{file}:{line}"))]
+        vec![
+            Diagnostic::new(Code::Syntax, format!("this is no TOML: {}", error.message())).at(format!("{file}:{line}")),
+        ]
     })?;
     let mut found = std::collections::BTreeMap::new();
     let mut problems = Vec::new();
@@ -131,7 +133,8 @@ pub fn flat_toml(file: &str, text: &str) -> Result<std::collections::BTreeMap<St
             toml::Value::Boolean(flag) => flag.to_string(),
             _ => {
                 problems.push(
-                    Diagnostic::new(Code::InvalidValue, format!("{key} is neither text nor number")).at(format!("{file} {key}")),
+                    Diagnostic::new(Code::InvalidValue, format!("{key} is neither text nor number"))
+                        .at(format!("{file} {key}")),
                 );
                 continue;
             }

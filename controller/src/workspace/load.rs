@@ -106,8 +106,12 @@ impl Loader<'_> {
 
     fn files(&mut self, dir: &Path) -> Vec<RawFile> {
         let mut files = Vec::new();
-        let wanted = |entry: &walkdir::DirEntry| !(entry.file_type().is_dir() && SKIPPED.iter().any(|name| entry.file_name() == *name));
-        for entry in WalkDir::new(dir).min_depth(1).max_depth(shared::path::MAX_DEPTH + 1).into_iter().filter_entry(wanted) {
+        let wanted = |entry: &walkdir::DirEntry| {
+            !(entry.file_type().is_dir() && SKIPPED.iter().any(|name| entry.file_name() == *name))
+        };
+        for entry in
+            WalkDir::new(dir).min_depth(1).max_depth(shared::path::MAX_DEPTH + 1).into_iter().filter_entry(wanted)
+        {
             match entry {
                 Ok(entry) if entry.file_type().is_dir() => {}
                 Ok(entry) => files.extend(self.file(dir, entry.path())),
@@ -149,14 +153,15 @@ impl Loader<'_> {
         ];
         let key = self.bucket.shown(path).to_string();
         let settled = meta.ctime().saturating_mul(1000) < self.now_ms - SETTLED_MS;
-        let known = self.seen.known.get(&key).filter(|(known, blob)| settled && *known == stamp && self.store.contains(blob));
+        let known =
+            self.seen.known.get(&key).filter(|(known, blob)| settled && *known == stamp && self.store.contains(blob));
         let blob = match known {
             Some((_, blob)) => *blob,
             None => {
                 self.seen.read += 1;
-                let stored = File::open(path).map_err(|e| e.to_string()).and_then(|mut file| {
-                    self.store.put_reader(&mut file).map_err(|e| chain(&e))
-                });
+                let stored = File::open(path)
+                    .map_err(|e| e.to_string())
+                    .and_then(|mut file| self.store.put_reader(&mut file).map_err(|e| chain(&e)));
                 match stored {
                     Ok((blob, _)) => blob,
                     Err(why) => {

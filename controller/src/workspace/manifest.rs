@@ -137,8 +137,8 @@ fn field(reader: &mut Reader<'_>, manifest: &mut Manifest, key: &str, value: &Va
             Some("reload" | "never") => reader.later(key, "a restart_policy other than \"always\""),
             _ => reader.expected(key, "\"always\", \"reload\" or \"never\"", value),
         },
-        "restart_globs" | "max_failed" | "max_unreachable" | "self_heal" | "dir_mode" | "health_check" | "certs" | "hooks"
-        | "commands" => {
+        "restart_globs" | "max_failed" | "max_unreachable" | "self_heal" | "dir_mode" | "health_check" | "certs"
+        | "hooks" | "commands" => {
             // What says the same as leaving it out is accepted.
             let empty = match value {
                 Value::Array(items) => items.is_empty(),

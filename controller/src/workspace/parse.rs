@@ -16,7 +16,8 @@ const POOL: (u16, u16) = (30_000, 39_999);
 pub fn parse(raw: &Raw) -> Result<Workspace, Vec<Diagnostic>> {
     let mut problems = Vec::new();
     let mut take = |result: Result<(), Vec<Diagnostic>>| problems.extend(result.err().unwrap_or_default());
-    let mut workspace = Workspace { workers: Vec::new(), variables: BTreeMap::new(), port_pool: POOL, jobs: Vec::new() };
+    let mut workspace =
+        Workspace { workers: Vec::new(), variables: BTreeMap::new(), port_pool: POOL, jobs: Vec::new() };
 
     if let Some(text) = &raw.bucket_conf {
         take(flat_toml("workspace/bucket.conf", text).and_then(|variables| {
@@ -28,11 +29,17 @@ pub fn parse(raw: &Raw) -> Result<Workspace, Vec<Diagnostic>> {
     for name in &raw.others {
         let what = match name.as_str() {
             "disabled.json" => "draining with disabled.json",
-            conf if conf.starts_with("bucket.jobs") && conf.ends_with(".conf") => "overriding resources in bucket.jobs.conf",
+            conf if conf.starts_with("bucket.jobs") && conf.ends_with(".conf") => {
+                "overriding resources in bucket.jobs.conf"
+            }
             _ => continue,
         };
         let problem = Diagnostic::new(Code::NotSupportedYet, format!("{what} is not supported yet"));
-        take(Err(vec![problem.at(format!("workspace/{name}")).remedy("take the file away: this version would not do what it says")]));
+        take(Err(vec![
+            problem
+                .at(format!("workspace/{name}"))
+                .remedy("take the file away: this version would not do what it says"),
+        ]));
     }
     for (name, raw) in &raw.jobs {
         take(job(name, raw).map(|job| workspace.jobs.push(job)));
@@ -48,7 +55,10 @@ fn pool(variables: &BTreeMap<String, String>) -> Result<(u16, u16), Vec<Diagnost
     let bound = |key: &str, default: u16| match variables.get(key) {
         None => Ok(default),
         Some(text) => text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| {
-            vec![Diagnostic::new(Code::InvalidValue, format!("{text:?} is not a port from 1 to 65535")).at(format!("{file} {key}"))]
+            vec![
+                Diagnostic::new(Code::InvalidValue, format!("{text:?} is not a port from 1 to 65535"))
+                    .at(format!("{file} {key}")),
+            ]
         }),
     };
     let (min, max) = (bound("port_min", POOL.0)?, bound("port_max", POOL.1)?);
@@ -66,7 +76,8 @@ fn job(name: &str, raw: &RawJob) -> Result<JobInput, Vec<Diagnostic>> {
         Ok(name) => Some(name),
         Err(error) => {
             let error: shared::id::IdError = error;
-            problems.push(Diagnostic::new(Code::InvalidName, error.to_string()).at(&dir).remedy("rename the directory"));
+            problems
+                .push(Diagnostic::new(Code::InvalidName, error.to_string()).at(&dir).remedy("rename the directory"));
             None
         }
     };
@@ -110,20 +121,27 @@ fn files(dir: &str, raw: &[RawFile], problems: &mut Vec<Diagnostic>) -> Vec<JobF
         if top == "_prometheus" {
             if refused.insert(top) {
                 let problem = Diagnostic::new(Code::NotSupportedYet, "_prometheus is not supported yet");
-                problems.push(problem.at(format!("{dir}/{top}")).remedy("take it out: this version would not do what it says"));
+                problems.push(
+                    problem.at(format!("{dir}/{top}")).remedy("take it out: this version would not do what it says"),
+                );
             }
             continue;
         }
         let control = matches!(path, "manifest.json" | "vars.toml") || top == "_modules";
         if !control && path.ends_with(".tpl") {
             let problem = Diagnostic::new(Code::NotSupportedYet, "Go templates (.tpl) cannot be rendered");
-            problems.push(problem.at(at).remedy("write it as a Jinja template, NAME.j2: {{ .WorkerIP }} becomes {{ worker_ip }}"));
+            problems.push(
+                problem.at(at).remedy("write it as a Jinja template, NAME.j2: {{ .WorkerIP }} becomes {{ worker_ip }}"),
+            );
             continue;
         }
         let kind = match path.strip_suffix(".j2") {
             _ if control => FileKind::Control,
             Some(rendered) if names.contains(rendered) => {
-                let problem = Diagnostic::new(Code::PathConflict, format!("{rendered:?} is there twice: as it is, and rendered from {path:?}"));
+                let problem = Diagnostic::new(
+                    Code::PathConflict,
+                    format!("{rendered:?} is there twice: as it is, and rendered from {path:?}"),
+                );
                 problems.push(problem.at(at).remedy("keep one of the two"));
                 continue;
             }

@@ -88,13 +88,23 @@ fn idle(agents: &mut [Agent]) {
     let before = (wakeups(pid), cpu(pid));
     std::thread::sleep(Duration::from_secs(60));
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let rss = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("VmRSS: ?").trim_start_matches("VmRSS:").trim().to_owned();
-    println!("idle agent     resident {rss}, {} wake-ups and {:.1} ms of CPU in a minute", wakeups(pid) - before.0, (cpu(pid) - before.1) * 1e3);
+    let rss = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap_or("VmRSS: ?")
+        .trim_start_matches("VmRSS:")
+        .trim()
+        .to_owned();
+    println!(
+        "idle agent     resident {rss}, {} wake-ups and {:.1} ms of CPU in a minute",
+        wakeups(pid) - before.0,
+        (cpu(pid) - before.1) * 1e3
+    );
 }
 
 /// 30 files, 200 KB, with a Makefile whose targets do next to nothing. Number of files and bytes.
 fn job(bucket: &Bucket) -> (usize, usize) {
-    bucket.write("workspace/jobs/api/manifest.json", &format!("{{\"selectors\": [\"all\"], \"max_concurrent_upgrades\": 200}}"));
+    bucket.write("workspace/jobs/api/manifest.json", r#"{"selectors": ["all"], "max_concurrent_upgrades": 200}"#);
     bucket.write("workspace/jobs/api/Makefile", "start stop restart reload:\n\t@true\n");
     let mut bytes = 0;
     for n in 0..29u64 {

@@ -48,7 +48,9 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
     let token = new_token(context, &worker.host, args.ttl)?;
     let url = Settings::load(&context.bucket)?.advertised();
     if context.ui.wants_json() {
-        context.ui.out_json(&serde_json::json!({ "host": worker.host, "url": url, "token": token, "ttl_minutes": args.ttl }));
+        context
+            .ui
+            .out_json(&serde_json::json!({ "host": worker.host, "url": url, "token": token, "ttl_minutes": args.ttl }));
     } else {
         context.ui.out(format_args!("maand-agent join {url} {token}"));
     }
@@ -73,6 +75,7 @@ pub fn new_token(context: &Context, host: &Host, ttl_minutes: u32) -> Result<Str
     let Some(worker) = snapshot.worker(host) else {
         return Err(Failure::new(Exit::Usage, unknown("worker", host.as_str(), std::iter::empty())));
     };
-    catalog.write(|tx| agents::create_token(tx, &id, worker.worker_id, key.public_key().as_ref(), now_ms, expires_ms))?;
+    catalog
+        .write(|tx| agents::create_token(tx, &id, worker.worker_id, key.public_key().as_ref(), now_ms, expires_ms))?;
     Ok(token.to_string())
 }

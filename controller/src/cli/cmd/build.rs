@@ -1,5 +1,4 @@
 //! `maand build`.
-#![expect(clippy::disallowed_methods, reason = "edge: data/build.lock")]
 #![expect(clippy::disallowed_types, reason = "edge: data/build.lock")]
 
 use std::collections::BTreeMap;
@@ -32,8 +31,10 @@ const TEMPLATE_CAP: u64 = 4 << 20;
 ///
 /// Reports every problem at once, each with its place and what to do; the catalog is then as it was.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Examples:\n  maand build && maand deploy --dry-run   what would an edit do?\n  maand cat \
-    deployments                  what differs from what runs, right after a build")]
+#[command(
+    after_long_help = "Examples:\n  maand build && maand deploy --dry-run   what would an edit do?\n  maand cat \
+    deployments                  what differs from what runs, right after a build"
+)]
 pub struct Args {}
 
 /// What a build came to.
@@ -76,8 +77,7 @@ pub fn build_into(bucket: &BucketDir, database: &std::path::Path, ui: &Ui) -> Re
     settings.warnings.iter().for_each(|warning| ui.warn(warning));
     let _lock = lock(bucket)?;
     let store = Store::open(bucket).map_err(|error| storage(&error))?;
-    let (before, values, known) =
-        catalog.read(|tx| Ok((read::snapshot(tx)?, kv::live(tx)?, read::files_seen(tx)?)))?;
+    let (before, values, known) = catalog.read(|tx| Ok((read::snapshot(tx)?, kv::live(tx)?, read::files_seen(tx)?)))?;
     let mut seen = Seen { known, ..Seen::default() };
     let now_ms = clock::now_ms();
     let input = |problems| Failure { exit: Exit::Input, problems };
@@ -97,7 +97,8 @@ pub fn build_into(bucket: &BucketDir, database: &std::path::Path, ui: &Ui) -> Re
         files_read: seen.read,
     };
     let msg = format!("{} allocations, {} to deploy", summary.allocations, summary.pending);
-    let line = Line { event: Some("catalog_built"), run: Some(run), maand: "build", msg: Some(&msg), ..Line::default() };
+    let line =
+        Line { event: Some("catalog_built"), run: Some(run), maand: "build", msg: Some(&msg), ..Line::default() };
     BucketLog::new(bucket, settings.log_json).write(now_ms, &[line]);
     Ok(summary)
 }
@@ -107,7 +108,8 @@ fn render_all(store: &Store, built: &mut Build) -> Result<Vec<Bundle>, Failure> 
     let mut problems = Vec::new();
     let mut lists: BTreeMap<BundleDigest, Bundle> = BTreeMap::new();
     let values = Arc::new(built.values.clone());
-    let workers: BTreeMap<WorkerId, _> = built.workers.iter().map(|worker| (worker.worker_id, worker.clone())).collect();
+    let workers: BTreeMap<WorkerId, _> =
+        built.workers.iter().map(|worker| (worker.worker_id, worker.clone())).collect();
     for job in &built.jobs {
         let templates = match sources(store, job).and_then(|sources| Templates::compile(&job.name, sources)) {
             Ok(templates) => templates,
@@ -156,7 +158,9 @@ fn sources(store: &Store, job: &Job) -> Result<Vec<Source>, Vec<Diagnostic>> {
         match text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned())) {
             Ok(text) => sources.push(Source { path: file.path.clone(), mode: file.mode, text }),
             Err(why) => {
-                problems.push(Diagnostic::new(Code::TemplateSyntax, format!("this template cannot be read: {why}")).at(place));
+                problems.push(
+                    Diagnostic::new(Code::TemplateSyntax, format!("this template cannot be read: {why}")).at(place),
+                );
             }
         }
     }

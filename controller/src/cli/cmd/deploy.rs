@@ -12,6 +12,7 @@ use crate::cli::Context;
 use crate::cli::cmd::build;
 use crate::cli::filter::Filter;
 use crate::cli::ui::Ui;
+use crate::clock;
 use crate::config::Settings;
 use crate::drive::{Driver, Ended, Progress, high_water};
 use crate::failure::{Exit, Failure};
@@ -20,19 +21,20 @@ use crate::plan::{self, Options, Plan, check, report};
 use crate::rollout::Limits;
 use crate::rollout::event::Moved;
 use crate::rollout::job::{Failed, State, Why};
-use crate::serve::{Server, ServeLock};
+use crate::serve::{ServeLock, Server};
 use crate::telemetry::{BucketLog, Line};
-use crate::clock;
 
 /// Roll the catalog out: start what is new, restart what changed, skip what is in sync
 ///
 /// Goes batch by batch, promotes what works, and stops a job at its first failure; the other jobs go
 /// on. Agents pull: when no maand serve runs, this serves them for as long as it lasts.
 #[derive(Debug, Default, clap::Args)]
-#[command(after_long_help = "Examples:\n  maand deploy --dry-run        what would be done, and why\n  maand deploy -b -n            \
+#[command(
+    after_long_help = "Examples:\n  maand deploy --dry-run        what would be done, and why\n  maand deploy -b -n            \
     the same for the workspace as it is now; changes nothing\n  maand deploy --jobs api,web   these jobs alone\n  maand \
     deploy --force        restart also what is in sync\n\nCtrl-C pauses after what is in flight, twice leaves at once; \
-    maand deploy goes on with it.\nExit code 1 when any job failed: every failure is listed at the end.")]
+    maand deploy goes on with it.\nExit code 1 when any job failed: every failure is listed at the end."
+)]
 pub struct Args {
     /// Only these jobs
     #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
@@ -77,7 +79,8 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
         scratch = Some(copy);
         built.inspect_err(|_| remove_scratch(scratch.as_deref()))?;
     }
-    let planned = catalog.read(|tx| read::snapshot(tx)).map_err(Failure::from).and_then(|snapshot| planned(args, &snapshot));
+    let planned =
+        catalog.read(|tx| read::snapshot(tx)).map_err(Failure::from).and_then(|snapshot| planned(args, &snapshot));
     drop(catalog);
     remove_scratch(scratch.as_deref());
     let (plan, _) = planned?;
@@ -124,7 +127,8 @@ fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
     let snapshot = catalog.read(|tx| read::snapshot(tx))?;
     let (plan, options) = planned(args, &snapshot)?;
-    let limits = Limits { pickup_ms: i64::try_from(settings.pickup_timeout_s.saturating_mul(1000)).unwrap_or(i64::MAX) };
+    let limits =
+        Limits { pickup_ms: i64::try_from(settings.pickup_timeout_s.saturating_mul(1000)).unwrap_or(i64::MAX) };
     let log = BucketLog::new(&context.bucket, settings.log_json);
     let runtime = context.runtime()?;
     let begin = clock::instant();
@@ -135,7 +139,10 @@ fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
         None => None,
         Some(open) => match Driver::resume(&mut catalog, open, limits)? {
             Some(driver) => {
-                context.ui.say(format_args!("going on with the deploy that was left open (update_seq {})", driver.update_seq));
+                context.ui.say(format_args!(
+                    "going on with the deploy that was left open (update_seq {})",
+                    driver.update_seq
+                ));
                 Some(driver)
             }
             None => {
@@ -203,13 +210,24 @@ fn drive(
     }
     let moved = driver.rollout().jobs().flat_map(|job| job.plan.batches.iter().flatten()).count();
     if context.ui.wants_json() {
-        context.ui.out_json(&serde_json::json!({ "run_id": driver.run, "update_seq": driver.update_seq, "promoted": moved }));
+        context
+            .ui
+            .out_json(&serde_json::json!({ "run_id": driver.run, "update_seq": driver.update_seq, "promoted": moved }));
     } else {
-        context.ui.say(format_args!("deployed: {moved} allocations promoted in {:.1} s", begin.elapsed().as_secs_f64()));
+        context
+            .ui
+            .say(format_args!("deployed: {moved} allocations promoted in {:.1} s", begin.elapsed().as_secs_f64()));
     }
     if was_open {
         // That was the older deploy; now what was asked for.
-        return deploy(&Args { jobs: options.jobs.iter().map(ToString::to_string).collect(), force: options.force, ..Args::default() }, context);
+        return deploy(
+            &Args {
+                jobs: options.jobs.iter().map(ToString::to_string).collect(),
+                force: options.force,
+                ..Args::default()
+            },
+            context,
+        );
     }
     Ok(())
 }
@@ -242,18 +260,23 @@ fn problem(job: &JobName, failed: &Failed, has_joined: bool, run: RunId, of: usi
     let log = format!("logs/{host}.log (run {run})");
     let rerun = "correct it, then maand build && maand deploy: what was promoted is skipped";
     let problem = match &failed.why {
-        Why::NotPickedUp { waited_ms } if !has_joined => {
-            Diagnostic::new(Code::NotJoined, format!("job {job}: no agent has joined for {host} (waited {} s)", waited_ms / 1000))
-                .remedy(format_args!("run `maand agent token {host}`, and on that worker the line that it prints; then maand deploy"))
-        }
+        Why::NotPickedUp { waited_ms } if !has_joined => Diagnostic::new(
+            Code::NotJoined,
+            format!("job {job}: no agent has joined for {host} (waited {} s)", waited_ms / 1000),
+        )
+        .remedy(format_args!(
+            "run `maand agent token {host}`, and on that worker the line that it prints; then maand deploy"
+        )),
         Why::NotPickedUp { waited_ms } => {
-            let message = format!("job {job}: the agent of {host} did not pick up its work within {} s", waited_ms / 1000);
+            let message =
+                format!("job {job}: the agent of {host} did not pick up its work within {} s", waited_ms / 1000);
             Diagnostic::new(Code::NotPickedUp, message)
                 .remedy("look at maand cat agents; start maand-agent there, then maand deploy")
         }
         Why::NoResult { waited_ms, problem } => {
             let message = format!("job {job}: no result from {host} after {} s", waited_ms / 1000);
-            let found = Diagnostic::new(Code::ActionTimedOut, message).remedy("look at maand cat agents and maand cat deployments");
+            let found = Diagnostic::new(Code::ActionTimedOut, message)
+                .remedy("look at maand cat agents and maand cat deployments");
             match problem {
                 Some(problem) => found.note(format!("its agent says: {}", shared::text::clean(problem))),
                 None => found,
@@ -261,24 +284,32 @@ fn problem(job: &JobName, failed: &Failed, has_joined: bool, run: RunId, of: usi
         }
         Why::Outcome { outcome, tail } => {
             let found = match outcome {
-                Outcome::Failed { exit } => {
-                    Diagnostic::new(Code::ActionFailed, format!("job {job}: make failed on {host} with exit code {exit}")).remedy(rerun)
-                }
-                Outcome::TimedOut => {
-                    Diagnostic::new(Code::ActionTimedOut, format!("job {job}: make took too long on {host} and was ended"))
-                        .remedy("make it quicker, or raise action_timeout_seconds in its manifest")
-                }
-                Outcome::Interrupted => {
-                    Diagnostic::new(Code::ActionInterrupted, format!("job {job}: the agent of {host} was ended again and again while make ran"))
-                        .remedy("look at the agent's log on that worker, then maand deploy")
-                }
-                Outcome::Refused { reason } => {
-                    Diagnostic::new(Code::Refused, format!("job {job}: the agent of {host} refused: {}", shared::text::clean(reason))).remedy(rerun)
-                }
+                Outcome::Failed { exit } => Diagnostic::new(
+                    Code::ActionFailed,
+                    format!("job {job}: make failed on {host} with exit code {exit}"),
+                )
+                .remedy(rerun),
+                Outcome::TimedOut => Diagnostic::new(
+                    Code::ActionTimedOut,
+                    format!("job {job}: make took too long on {host} and was ended"),
+                )
+                .remedy("make it quicker, or raise action_timeout_seconds in its manifest"),
+                Outcome::Interrupted => Diagnostic::new(
+                    Code::ActionInterrupted,
+                    format!("job {job}: the agent of {host} was ended again and again while make ran"),
+                )
+                .remedy("look at the agent's log on that worker, then maand deploy"),
+                Outcome::Refused { reason } => Diagnostic::new(
+                    Code::Refused,
+                    format!("job {job}: the agent of {host} refused: {}", shared::text::clean(reason)),
+                )
+                .remedy(rerun),
                 Outcome::Ok => Diagnostic::new(Code::Bug, format!("job {job}: {host} succeeded and counts as failed")),
             };
             let found = match tail {
-                Some(tail) => tail.lines().fold(found, |found, line| found.note(format!("| {}", shared::text::clean(line)))),
+                Some(tail) => {
+                    tail.lines().fold(found, |found, line| found.note(format!("| {}", shared::text::clean(line))))
+                }
                 None => found,
             };
             found.note(format!("the whole output is in {log}"))
@@ -316,7 +347,13 @@ impl<'a> Shown<'a> {
 
     fn end(&self, good: bool) {
         let duration_ms = u64::try_from(self.begin.elapsed().as_millis()).ok();
-        let line = Line { event: Some("command_end"), maand: "deploy", exit: Some(i32::from(!good)), duration_ms, ..Line::default() };
+        let line = Line {
+            event: Some("command_end"),
+            maand: "deploy",
+            exit: Some(i32::from(!good)),
+            duration_ms,
+            ..Line::default()
+        };
         self.write(line);
     }
 

@@ -1,5 +1,5 @@
 //! `maand dev`: a bucket, a controller and an agent for each of its workers, on this machine.
-
+#![expect(clippy::disallowed_methods, reason = "edge: finds the bucket's directory")]
 
 mod agents;
 mod sample;
@@ -11,8 +11,8 @@ use shared::{Code, Diagnostic};
 use crate::catalog::read;
 use crate::cli::Context;
 use crate::cli::cmd::{agent, build, cat, deploy, init};
-use crate::failure::{Exit, Failure};
 use crate::config::Settings;
+use crate::failure::{Exit, Failure};
 use crate::model::Snapshot;
 use crate::paths::BucketDir;
 use crate::serve::Server;
@@ -24,8 +24,10 @@ use agents::LocalAgent;
 /// 127.0.0.3 and 127.0.0.4, and goes with the command. With DIR every host in its workers.json
 /// becomes an agent here; they live in DIR/dev/, and come back as they were.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Examples:\n  maand dev            a first look; Ctrl-C ends it\n  maand dev --once     deploy, \
-    print, end everything: exit code 0 or 1\n  maand dev ./shop     try a bucket of your own before its workers do")]
+#[command(
+    after_long_help = "Examples:\n  maand dev            a first look; Ctrl-C ends it\n  maand dev --once     deploy, \
+    print, end everything: exit code 0 or 1\n  maand dev ./shop     try a bucket of your own before its workers do"
+)]
 pub struct Args {
     /// An existing bucket
     #[arg(value_name = "DIR")]
@@ -57,7 +59,8 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
 /// One life of `maand dev`: everything that it starts ends before it returns.
 fn session(bucket: BucketDir, sample: bool, once: bool, context: &Context) -> Result<(), Failure> {
     let ui = &context.ui;
-    let context = Context { bucket: bucket.clone(), ui: crate::cli::ui::Ui::new(ui.wants_json(), crate::cli::ui::no_color()) };
+    let context =
+        Context { bucket: bucket.clone(), ui: crate::cli::ui::Ui::new(ui.wants_json(), crate::cli::ui::no_color()) };
     if sample {
         init::init_bucket(&bucket)?;
     }

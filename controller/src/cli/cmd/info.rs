@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::catalog::read;
 use crate::cli::Context;
-use crate::failure::Failure;
 use crate::cli::table::Table;
+use crate::failure::Failure;
 
 /// Show the bucket's id, its update sequence and how much is in it
 #[derive(Debug, clap::Args)]

@@ -44,7 +44,9 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     }
     context.ui.out(format_args!("bucket {id}"));
     made.iter().for_each(|name| context.ui.out(format_args!("  made {name}")));
-    context.ui.say("next: list your workers in workspace/workers.json, add a job below workspace/jobs/, then run maand build");
+    context.ui.say(
+        "next: list your workers in workspace/workers.json, add a job below workspace/jobs/, then run maand build",
+    );
     Ok(())
 }
 
@@ -67,22 +69,25 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
     let mut catalog = Catalog::create(&bucket.database())?;
     let fresh = BucketId::from_uuid(clock::random_uuid());
     catalog.write(|tx| {
-        tx.execute("INSERT OR IGNORE INTO bucket (id, bucket_id, epoch, update_seq) VALUES (1, ?1, 1, 0)", [fresh.to_string()])
-            .during("naming the bucket")
-            .map(drop)
+        tx.execute(
+            "INSERT OR IGNORE INTO bucket (id, bucket_id, epoch, update_seq) VALUES (1, ?1, 1, 0)",
+            [fresh.to_string()],
+        )
+        .during("naming the bucket")
+        .map(drop)
     })?;
     let id = catalog.read(|tx: &rusqlite::Transaction<'_>| -> catalog::Result<BucketId> { read::bucket_id(tx) })?;
-    for (path, content) in [
-        (bucket.conf(), config::TEMPLATE),
-        (bucket.bucket_conf(), BUCKET_CONF),
-        (bucket.workers_json(), "[]\n"),
-    ] {
+    for (path, content) in
+        [(bucket.conf(), config::TEMPLATE), (bucket.bucket_conf(), BUCKET_CONF), (bucket.workers_json(), "[]\n")]
+    {
         if !path.exists() {
             std::fs::write(&path, content).map_err(|error| cannot(bucket, &path, &error))?;
             made.push(bucket.shown(&path).to_string());
         }
     }
-    for (kind, name) in [(Kind::Jobs, "secrets/ca.crt, secrets/ca.key"), (Kind::Agents, "secrets/agent-ca.crt, secrets/agent-ca.key")] {
+    for (kind, name) in
+        [(Kind::Jobs, "secrets/ca.crt, secrets/ca.key"), (Kind::Agents, "secrets/agent-ca.crt, secrets/agent-ca.key")]
+    {
         if ca::ensure(kind, bucket, id, clock::now_ms())? {
             made.push(name.to_owned());
         }

@@ -63,7 +63,9 @@ pub(super) async fn logs(
                         "INSERT INTO log_offset (action_id, stream, offset) VALUES (?1, ?2, ?3) \
                          ON CONFLICT (action_id, stream) DO UPDATE SET offset = excluded.offset",
                     )
-                    .and_then(|mut upsert| upsert.execute(params![chunk.action_id.to_string(), word(chunk.stream), end]))
+                    .and_then(|mut upsert| {
+                        upsert.execute(params![chunk.action_id.to_string(), word(chunk.stream), end])
+                    })
                     .during("recording how far a log is")?;
             }
             Ok(())

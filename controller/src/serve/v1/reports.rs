@@ -30,7 +30,8 @@ pub(super) async fn report(
     }
     let now_ms = clock::now_ms();
     let refused = report.refused.clone();
-    let accepted = state.database.write(move |connection| observed::accept(connection, worker, &report, now_ms)).await?;
+    let accepted =
+        state.database.write(move |connection| observed::accept(connection, worker, &report, now_ms)).await?;
     touch(&state, worker).await;
     let said = match (accepted, refused) {
         (Accepted::New { foreign: 0 }, None) | (Accepted::Stale, _) => None,

@@ -18,9 +18,8 @@ pub struct Args {}
 /// Runs it.
 pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let (snapshot, said, contacts, joined) = catalog.read(|tx| {
-        Ok((read::snapshot(tx)?, observed::agents(tx)?, observed::contacts(tx)?, agents::joined(tx)?))
-    })?;
+    let (snapshot, said, contacts, joined) = catalog
+        .read(|tx| Ok((read::snapshot(tx)?, observed::agents(tx)?, observed::contacts(tx)?, agents::joined(tx)?)))?;
     let now_ms = clock::now_ms();
     let mut table =
         Table::new(&["host", "state", "last_seen", "version", "update_seq", "certificate_end", "clock_ms", "refused"]);
@@ -44,5 +43,10 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
             agent.and_then(|agent| agent.refused.as_deref()).map_or(Value::Null, Value::from),
         ]);
     }
-    super::print(&table, context, "the catalog has no workers", "list them in workspace/workers.json and run maand build")
+    super::print(
+        &table,
+        context,
+        "the catalog has no workers",
+        "list them in workspace/workers.json and run maand build",
+    )
 }

@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use crate::catalog::read;
 use crate::cli::Context;
-use crate::failure::Failure;
 use crate::cli::filter::Filter;
 use crate::cli::table::Table;
+use crate::failure::Failure;
 
 /// List which job is on which worker
 #[derive(Debug, clap::Args)]

@@ -6,16 +6,18 @@ use shared::BundleDigest;
 
 use crate::catalog::{observed, read};
 use crate::cli::Context;
-use crate::failure::Failure;
 use crate::cli::filter::Filter;
 use crate::cli::table::Table;
+use crate::failure::Failure;
 
 /// List each allocation's rollout state
 #[derive(Debug, Default, clap::Args)]
-#[command(after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
+#[command(
+    after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
     version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  removed   no longer wanted \
     here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last. `agent` is empty while\nthe \
-    worker has what was promoted; otherwise it says what the agent reported.")]
+    worker has what was promoted; otherwise it says what the agent reported."
+)]
 pub struct Args {
     /// Only these jobs
     #[arg(long, value_delimiter = ',', value_name = "JOB,…")]

@@ -2,9 +2,9 @@
 
 use crate::catalog::read;
 use crate::cli::Context;
-use crate::failure::Failure;
 use crate::cli::filter::Filter;
 use crate::cli::table::Table;
+use crate::failure::Failure;
 
 /// List the jobs by deployment_seq, the order in which a deploy rolls them
 #[derive(Debug, clap::Args)]

@@ -9,8 +9,8 @@ mod workers;
 use shared::{Code, Diagnostic};
 
 use crate::cli::Context;
-use crate::failure::{Exit, Failure};
 use crate::cli::table::Table;
+use crate::failure::{Exit, Failure};
 
 /// Print what the catalog knows, as tables or JSON
 #[derive(Debug, clap::Subcommand)]

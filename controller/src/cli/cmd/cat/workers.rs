@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::catalog::read;
 use crate::cli::Context;
-use crate::failure::Failure;
 use crate::cli::table::{Table, number};
+use crate::failure::Failure;
 
 /// List the workers, in the order in which deploys go through them
 #[derive(Debug, clap::Args)]
@@ -25,5 +25,10 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
             worker.labels.iter().map(|label| label.as_str()).collect::<Vec<_>>().into(),
         ]);
     }
-    super::print(&table, context, "the catalog has no workers", "list them in workspace/workers.json and run maand build")
+    super::print(
+        &table,
+        context,
+        "the catalog has no workers",
+        "list them in workspace/workers.json and run maand build",
+    )
 }

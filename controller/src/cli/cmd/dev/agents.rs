@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use shared::diagnostic::chain;
 use shared::{Code, Diagnostic, Host};
 
-use crate::failure::{Exit, Failure};
 use crate::clock;
+use crate::failure::{Exit, Failure};
 use crate::model::Snapshot;
 use crate::paths::BucketDir;
 
@@ -28,7 +28,9 @@ pub fn program() -> Result<PathBuf, Failure> {
             Diagnostic::new(Code::AgentState, format!("maand-agent is not at {}", path.display()))
                 .remedy("install both programs into one directory (in a checkout: cargo dev)"),
         )),
-        Err(error) => Err(failure(Diagnostic::new(Code::AgentState, "this program's own place is unknown").cause(&error))),
+        Err(error) => {
+            Err(failure(Diagnostic::new(Code::AgentState, "this program's own place is unknown").cause(&error)))
+        }
     }
 }
 
@@ -68,7 +70,9 @@ impl LocalAgent {
                 .map_err(|error| cannot(host, "run maand-agent join", &error))?;
             if !output.status.success() {
                 let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                return Err(failure(Diagnostic::new(Code::JoinRefused, format!("the agent for {host} could not join")).note(said)));
+                return Err(failure(
+                    Diagnostic::new(Code::JoinRefused, format!("the agent for {host} could not join")).note(said),
+                ));
             }
         }
         let log = File::options().create(true).append(true).open(dir.join("agent.log"));
@@ -102,7 +106,8 @@ impl LocalAgent {
         let jobs = self.root().join(snapshot.bucket_id.to_string()).join("jobs");
         let mine = snapshot.allocations.iter().filter(|a| a.host == self.host && jobs.join(a.job.as_str()).is_dir());
         mine.filter_map(|a| {
-            let problem = Diagnostic::new(Code::ActionFailed, format!("make stop of {} on {} failed", a.job, self.host));
+            let problem =
+                Diagnostic::new(Code::ActionFailed, format!("make stop of {} on {} failed", a.job, self.host));
             let child = Command::new("make")
                 .args(["-s", "-C"])
                 .arg(jobs.join(a.job.as_str()))
