@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shared::AllocId;
 use shared::api::v1::facts::WorkerFacts;
 use shared::api::v1::report::{MAX_PATHS, ObservedAllocation, Phase, Report};
 use shared::backoff::Backoff;
+use shared::{AllocId, JobName};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 #[derive(Debug, Default)]
 pub struct Transient {
     /// Where each allocation's work stands, and what holds it up.
-    doing: Mutex<HashMap<AllocId, (Phase, Option<String>)>>,
+    doing: Mutex<HashMap<AllocId, Doing>>,
     /// Why the last desired state was refused.
     refused: Mutex<Option<String>>,
     /// Counts what is worth a report, so that one report answers for all that came before it.
@@ -36,27 +36,39 @@ pub struct Transient {
     soon: Notify,
 }
 
+/// Where an allocation's work stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Doing {
+    job: JobName,
+    phase: Phase,
+    problem: Option<String>,
+}
+
 impl Transient {
     /// An allocation's work goes into a phase.
-    pub fn phase(&self, alloc: AllocId, phase: Phase) {
+    pub fn phase(&self, alloc: AllocId, job: &JobName, phase: Phase) {
         let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
         if phase == Phase::Idle {
             doing.remove(&alloc);
-        } else {
-            doing.insert(alloc, (phase, None));
+        } else if doing.get(&alloc).is_none_or(|now| now.phase != phase) {
+            // A step that is tried again is as held up as it was, until it gets through.
+            doing.insert(alloc, Doing { job: job.clone(), phase, problem: None });
         }
         drop(doing);
         self.report_soon();
     }
 
-    /// An allocation's work makes no progress.
-    pub fn problem(&self, alloc: AllocId, phase: Phase, why: String) {
+    /// An allocation's work makes no progress; whether that is news.
+    pub fn problem(&self, alloc: AllocId, job: &JobName, phase: Phase, why: String) -> bool {
+        let now = Doing { job: job.clone(), phase, problem: Some(why) };
         let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = doing.insert(alloc, (phase, Some(why.clone()))) != Some((phase, Some(why)));
+        let news = doing.get(&alloc) != Some(&now);
+        doing.insert(alloc, now);
         drop(doing);
-        if changed {
+        if news {
             self.report_soon();
         }
+        news
     }
 
     /// The last desired state was refused, or no longer.
@@ -80,14 +92,14 @@ impl Transient {
         self.soon.notify_one();
     }
 
-    fn doing(&self, alloc: AllocId) -> (Phase, Option<String>) {
-        let doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
-        doing.get(&alloc).cloned().unwrap_or((Phase::Idle, None))
+    fn doing(&self) -> HashMap<AllocId, Doing> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// What of a row the controller is told.
-fn observed(row: Row, (phase, problem): (Phase, Option<String>)) -> ObservedAllocation {
+fn observed(row: Row, doing: Option<Doing>) -> ObservedAllocation {
+    let (phase, problem) = doing.map_or((Phase::Idle, None), |doing| (doing.phase, doing.problem));
     let first = |mut paths: Vec<_>| {
         paths.truncate(MAX_PATHS);
         paths
@@ -169,7 +181,16 @@ fn report(
     facts: Option<WorkerFacts>,
 ) -> crate::state::ledger::Result<Report> {
     let accepted = ledger.accepted()?.map(|(accepted, _)| accepted.fence);
-    let rows = ledger.rows()?;
+    let mut doing = transient.doing();
+    let mut allocations: Vec<_> = ledger
+        .rows()?
+        .into_iter()
+        .map(|row| (doing.remove(&row.alloc_id), row))
+        .map(|(d, row)| observed(row, d))
+        .collect();
+    // Whose first files are on their way has no row yet, and may be held up all the same.
+    allocations
+        .extend(doing.into_iter().map(|(alloc, doing)| observed(Row::new(alloc, doing.job.clone()), Some(doing))));
     Ok(Report {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         session,
@@ -178,13 +199,7 @@ fn report(
         clock_ms: clock::now_ms(),
         accepted,
         refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        allocations: rows
-            .into_iter()
-            .map(|row| {
-                let doing = transient.doing(row.alloc_id);
-                observed(row, doing)
-            })
-            .collect(),
+        allocations,
         facts,
     })
 }

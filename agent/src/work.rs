@@ -13,7 +13,7 @@ use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState};
 use shared::api::v1::report::{ObservedAction, Outcome, Phase, Process};
 use shared::backoff::Backoff;
 use shared::diagnostic::chain;
-use shared::{ActionKind, AllocId, Bundle, BundleDigest};
+use shared::{ActionKind, AllocId, Bundle, BundleDigest, JobName};
 use tokio::runtime::Handle;
 
 use crate::apply::activate;
@@ -107,10 +107,10 @@ impl Workshop {
             }
             any = true;
             if lock(&self.busy).insert(wanted.alloc_id) {
-                let (shop, alloc) = (self.clone(), wanted.alloc_id);
+                let (shop, alloc, job) = (self.clone(), wanted.alloc_id, wanted.job.clone());
                 let name = format!("job {}", wanted.job);
                 let started =
-                    std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || shop.work(alloc));
+                    std::thread::Builder::new().name(name).stack_size(512 << 10).spawn(move || shop.work(alloc, job));
                 if let Err(error) = started {
                     lock(&self.busy).remove(&alloc);
                     tracing::error!(%error, job = %wanted.job, "thread_failed");
@@ -121,7 +121,7 @@ impl Workshop {
     }
 
     /// One allocation, until there is nothing to do.
-    fn work(self: &Arc<Self>, alloc: AllocId) {
+    fn work(self: &Arc<Self>, alloc: AllocId, job: JobName) {
         let mut attempt = 0;
         loop {
             let seen = *lock(&self.moved.0);
@@ -134,9 +134,11 @@ impl Workshop {
                     false
                 }
                 Some(Err(held)) => {
-                    tracing::warn!(job = wanted.map(|w| w.job.as_str()), reason = %held, "step_held");
                     let phase = if matches!(held, Held::Fetch(_)) { Phase::Fetching } else { Phase::Applying };
-                    self.transient.problem(alloc, phase, held.to_string());
+                    // Once for each kind of trouble, not once for each try.
+                    if self.transient.problem(alloc, &job, phase, held.to_string()) {
+                        tracing::warn!(%job, reason = %held, "step_held");
+                    }
                     self.pause(seen, RETRY.delay(attempt, clock::random()));
                     attempt = attempt.saturating_add(1);
                     false
@@ -149,7 +151,7 @@ impl Workshop {
                 break;
             }
         }
-        self.transient.phase(alloc, Phase::Idle);
+        self.transient.phase(alloc, &job, Phase::Idle);
         self.transient.report_now();
     }
 
@@ -187,7 +189,7 @@ impl Workshop {
         to: BundleDigest,
     ) -> Result<(), Held> {
         let _turn = lock(&self.turn);
-        self.transient.phase(row.alloc_id, Phase::Fetching);
+        self.transient.phase(row.alloc_id, &row.job, Phase::Fetching);
         let fetch = |error: fetch::Error| Held::Fetch(chain(&error));
         let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
         let base = match row.place {
@@ -209,7 +211,7 @@ impl Workshop {
         fetch::reuse(&tree, &self.layout, &row.list, &mut blobs);
         fetch::blobs(&self.net, &self.client, &self.layout, &blobs).map_err(fetch)?;
 
-        self.transient.phase(row.alloc_id, Phase::Applying);
+        self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         // From here on only forward: what may be in place is either list's.
         failpoint::hit("intent::before");
         let old = row.list.clone();
@@ -250,7 +252,7 @@ impl Workshop {
         action: &DesiredAction,
     ) -> Result<(), Held> {
         let Some(target) = action.kind.make_target() else { return Ok(()) };
-        self.transient.phase(row.alloc_id, Phase::Running);
+        self.transient.phase(row.alloc_id, &row.job, Phase::Running);
         let started_ms = clock::now_ms();
         row.running = Some(Running { action: action.clone(), started_ms });
         row.action = Some(ObservedAction { id: action.id, outcome: None, started_ms, duration_ms: 0, tail: None });
@@ -276,7 +278,7 @@ impl Workshop {
 
     /// The agent was ended while a target ran, or before it did.
     fn resume(&self, _: &DesiredAllocation, row: Row, running: &Running) -> Result<(), Held> {
-        self.transient.phase(row.alloc_id, Phase::Running);
+        self.transient.phase(row.alloc_id, &row.job, Phase::Running);
         let dir = self.layout.run(running.action.id);
         self.follow(row, &running.action, running.started_ms, &dir, None)
     }
@@ -352,7 +354,7 @@ impl Workshop {
 
     fn remove_files(&self, mut row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
-        self.transient.phase(row.alloc_id, Phase::Applying);
+        self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
         let path = self.layout.job(&row.job);
         if path.is_dir() {

@@ -176,6 +176,26 @@ pub fn agents(connection: &Connection) -> Result<BTreeMap<WorkerId, Agent>> {
     Ok(found)
 }
 
+/// What every agent accepted last.
+pub fn accepted(connection: &Connection) -> Result<Vec<(WorkerId, Fence)>> {
+    let mut select = connection
+        .prepare_cached(
+            "SELECT worker_id, accepted_epoch, accepted_seq, accepted_generation FROM observed_worker \
+             WHERE accepted_epoch IS NOT NULL",
+        )
+        .during("reading what agents accepted")?;
+    let mut rows = select.query([]).during("reading what agents accepted")?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().during("reading what agents accepted")? {
+        let read = |row: &Row<'_>| -> rusqlite::Result<(String, Fence)> {
+            Ok((row.get(0)?, Fence { epoch: row.get(1)?, update_seq: row.get(2)?, generation: row.get(3)? }))
+        };
+        let (id, fence) = read(row).during("reading what an agent accepted")?;
+        found.push((parsed("observed_worker.worker_id", &id)?, fence));
+    }
+    Ok(found)
+}
+
 /// When an agent was last heard of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contact {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use shared::api::v1::desired::Fence;
 use shared::{ActionId, Host, JobName, RunId, WorkerId};
 
 use crate::catalog::{self, Catalog, observed, publish, read};
@@ -55,6 +56,8 @@ pub struct Driver {
     pub update_seq: u64,
     owner: String,
     rollout: Rollout,
+    /// What each agent was last seen to have accepted.
+    accepted: BTreeMap<WorkerId, Fence>,
 }
 
 /// How driving ended.
@@ -100,7 +103,7 @@ impl Driver {
             Ok(update_seq)
         })?;
         wake(bucket);
-        Ok(Self { run, update_seq, owner, rollout })
+        Ok(Self { run, update_seq, owner, rollout, accepted: BTreeMap::new() })
     }
 
     /// Goes on with a rollout whose driver is gone; `None` when its lease is still held.
@@ -113,7 +116,10 @@ impl Driver {
             }
             publish::load_jobs(tx, run).map(Some)
         })?;
-        Ok(jobs.map(|jobs| Self { run, update_seq: open.update_seq, owner, rollout: Rollout::resumed(jobs, limits) }))
+        Ok(jobs.map(|jobs| {
+            let rollout = Rollout::resumed(jobs, limits);
+            Self { run, update_seq: open.update_seq, owner, rollout, accepted: BTreeMap::new() }
+        }))
     }
 
     /// The machine, for what became of each job.
@@ -176,27 +182,30 @@ impl Driver {
     }
 
     /// What agents said since `mark`.
-    fn events(&self, catalog: &mut Catalog, mark: u64) -> catalog::Result<(Vec<Event>, u64)> {
+    fn events(&mut self, catalog: &mut Catalog, mark: u64) -> catalog::Result<(Vec<Event>, u64)> {
         let (changes, mark, agents) = catalog.read(|tx| {
             let (changes, mark) = observed::since(tx, mark)?;
-            let agents = if self.rollout.in_flight() > 0 { observed::agents(tx)? } else { BTreeMap::new() };
-            Ok((changes, mark, agents))
+            Ok((changes, mark, observed::accepted(tx)?))
         })?;
-        let events = changes.into_iter().map(|change| {
-            let accepted = agents.get(&change.worker).and_then(|agent| agent.accepted);
+        let mut events = Vec::new();
+        for (worker, fence) in agents {
+            if self.accepted.insert(worker, fence) != Some(fence) {
+                events.push(Event::Accepted(worker, fence));
+            }
+        }
+        events.extend(changes.into_iter().map(|change| {
             let observed = change.observed;
             let action = observed.action;
             Event::Observed(Observed {
                 alloc_id: observed.alloc_id,
                 bundle: observed.bundle,
-                accepted,
                 problem: observed.problem,
                 tail: action.as_ref().and_then(|action| action.tail.clone()),
                 duration_ms: action.as_ref().map_or(0, |action| action.duration_ms),
                 action: action.map(|action| (action.id, action.outcome)),
             })
-        });
-        Ok((events.collect(), mark))
+        }));
+        Ok((events, mark))
     }
 
     /// One step of the machine, carried out in one transaction.

@@ -9,6 +9,8 @@ use shared::{ActionId, ActionKind, AllocId, BundleDigest, Host, JobName, WorkerI
 pub enum Event {
     /// An agent said something of an allocation.
     Observed(Observed),
+    /// An agent accepted a desired state: what was released in it or before is with it.
+    Accepted(WorkerId, Fence),
     /// Time has passed.
     Tick,
 }
@@ -22,8 +24,6 @@ pub struct Observed {
     pub bundle: Option<BundleDigest>,
     /// The last action that was taken up, with what became of it.
     pub action: Option<(ActionId, Option<Outcome>)>,
-    /// The desired state that its agent accepted last.
-    pub accepted: Option<Fence>,
     /// What holds it up.
     pub problem: Option<String>,
     /// The end of its output, when it did not succeed.

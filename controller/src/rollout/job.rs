@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shared::api::v1::desired::Fence;
 use shared::api::v1::report::Outcome;
-use shared::{ActionId, AllocId, Host};
+use shared::{ActionId, AllocId, Host, WorkerId};
 
 use super::event::{Effect, Ids, Moved, Observed, Release};
 use super::{Limits, promote};
@@ -192,8 +192,7 @@ impl JobRollout {
             return;
         };
         let (step, mut flight) = (step.clone(), flight.clone());
-        let has_it = observed.action.as_ref().is_some_and(|(id, _)| *id == flight.action_id)
-            || flight.fence.is_some_and(|fence| observed.accepted.is_some_and(|accepted| accepted >= fence));
+        let has_it = observed.action.as_ref().is_some_and(|(id, _)| *id == flight.action_id);
         if has_it && flight.picked_up_ms.is_none() {
             flight.picked_up_ms = Some(now_ms);
         }
@@ -224,6 +223,19 @@ impl JobRollout {
                 let why = Why::Outcome { outcome, tail: observed.tail.clone() };
                 effects.push(self.moved(&step.host, Moved::Failed));
                 self.settle(step.alloc_id, Some(Failed { alloc_id: step.alloc_id, host: step.host, why }));
+            }
+        }
+    }
+
+    /// An agent has accepted `fence`: what was released to it until then is with it.
+    pub(super) fn accepted(&mut self, worker: WorkerId, fence: Fence, now_ms: i64) {
+        let State::Awaiting { batch, missing, .. } = &mut self.state else { return };
+        for step in self.plan.batches.get(*batch).into_iter().flatten().filter(|step| step.worker_id == worker) {
+            if let Some(flight) = missing.get_mut(&step.alloc_id)
+                && flight.picked_up_ms.is_none()
+                && flight.fence.is_some_and(|released| fence >= released)
+            {
+                flight.picked_up_ms = Some(now_ms);
             }
         }
     }

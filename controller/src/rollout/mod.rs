@@ -54,11 +54,17 @@ impl Rollout {
     pub fn step(&mut self, events: &[Event], now_ms: i64, release: bool, ids: &mut impl Ids) -> Vec<Effect> {
         let mut effects = Vec::new();
         for event in events {
-            if let Event::Observed(observed) = event {
-                let owner = self.jobs.values_mut().find(|job| job.awaits(observed.alloc_id));
-                if let Some(job) = owner {
-                    job.observe(observed, now_ms, ids, &mut effects);
+            match event {
+                Event::Observed(observed) => {
+                    let owner = self.jobs.values_mut().find(|job| job.awaits(observed.alloc_id));
+                    if let Some(job) = owner {
+                        job.observe(observed, now_ms, ids, &mut effects);
+                    }
                 }
+                Event::Accepted(worker, fence) => {
+                    self.jobs.values_mut().for_each(|job| job.accepted(*worker, *fence, now_ms));
+                }
+                Event::Tick => {}
             }
         }
         for job in self.jobs.values_mut() {

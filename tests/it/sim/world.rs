@@ -130,6 +130,7 @@ pub fn run(seed: u64, mutant: Mutant) -> Result<(), String> {
     let mut generation = 0;
     for _ in 0..4000 {
         now += 1 + i64::try_from(random.below(3000)).unwrap();
+        let mut accepted = Vec::new();
         // Agents act, and speak.
         for (alloc, agent) in &mut agents {
             act(agent, &mut random, calm);
@@ -138,7 +139,6 @@ pub fn run(seed: u64, mutant: Mutant) -> Result<(), String> {
                     alloc_id: *alloc,
                     bundle: agent.placed,
                     action: agent.last.clone(),
-                    accepted: agent.accepted,
                     problem: None,
                     tail: None,
                     duration_ms: 1,
@@ -146,12 +146,16 @@ pub fn run(seed: u64, mutant: Mutant) -> Result<(), String> {
                 if calm || !random.chance(20) {
                     in_the_air.push(observed.clone());
                 }
+                if let Some(fence) = agent.accepted.filter(|_| calm || random.chance(50)) {
+                    accepted.push((WorkerId::from_uuid(alloc.uuid()), fence));
+                }
                 if random.chance(10) {
                     in_the_air.push(observed);
                 }
             }
         }
         let mut events = vec![Event::Tick];
+        events.extend(accepted.into_iter().map(|(worker, fence)| Event::Accepted(worker, fence)));
         while !in_the_air.is_empty() && (calm || random.chance(80)) {
             let at = usize::try_from(random.below(in_the_air.len() as u64)).unwrap();
             events.push(Event::Observed(in_the_air.swap_remove(at)));
