@@ -25,8 +25,6 @@ const SILENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(30);
 /// Time for a bundle's list or a pack, its length aside.
 const LONG: Duration = Duration::from_secs(3600);
-/// A connection that is not used for that long is closed, before the controller does.
-const IDLE: Duration = Duration::from_secs(20);
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
@@ -63,8 +61,9 @@ pub fn http(tls: ClientConfig) -> reqwest::Result<reqwest::Client> {
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT)
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(2)
+        // The controller closes what is idle; a timer of ours would wake the agent for nothing.
+        .pool_idle_timeout(None)
+        .pool_max_idle_per_host(3)
         .tcp_nodelay(true)
         .tcp_keepalive(None)
         .user_agent(concat!("maand-agent/", env!("CARGO_PKG_VERSION")))

@@ -119,7 +119,8 @@ async fn offered(
     }
 }
 
-/// worker.json and jobs.json, for people and scripts; after the state that they describe is accepted.
+/// worker.json and jobs.json, for people and scripts; after the state that they describe is accepted,
+/// and again when the agent starts.
 pub fn describe(layout: &Layout, state: &DesiredState) {
     let worker = json!({
         "bucket_id": state.bucket_id,
@@ -138,7 +139,7 @@ pub fn describe(layout: &Layout, state: &DesiredState) {
         let mut serializer = serde_json::Serializer::with_formatter(&mut text, indented);
         let written = serde::Serialize::serialize(&value, &mut serializer).map_err(std::io::Error::other);
         text.push(b'\n');
-        if let Err(error) = written.and_then(|()| durable::write(&path, &text, 0o644)) {
+        if let Err(error) = written.and_then(|()| durable::write_soon(&path, &text, 0o644)) {
             tracing::warn!(path = %path.display(), %error, "description_not_written");
         }
     }

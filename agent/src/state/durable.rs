@@ -29,6 +29,15 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
+/// The same without waiting for the disk: for what is written again at the next start anyway.
+pub fn write_soon(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = path.with_extension(format!("maand-{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    file.write_all(content)?;
+    std::fs::rename(&temporary, path)
+}
+
 /// A directory that is this user's alone, with its parents.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;

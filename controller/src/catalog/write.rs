@@ -30,11 +30,12 @@ pub fn build(
     connection
         .execute("UPDATE bucket SET built_at = ?1, build_run = ?2", params![now_ms, run.to_string()])
         .during("recording the build")?;
-    // Lists that nothing refers to any more.
+    // Lists that nothing refers to any more; the plan of an open rollout may refer to any.
     connection
         .execute(
             "DELETE FROM bundle WHERE digest NOT IN (SELECT bundle FROM allocation WHERE bundle IS NOT NULL \
-             UNION SELECT bundle FROM desired_allocation WHERE bundle IS NOT NULL UNION SELECT bundle FROM promoted)",
+             UNION SELECT bundle FROM desired_allocation WHERE bundle IS NOT NULL UNION SELECT bundle FROM promoted) \
+             AND NOT EXISTS (SELECT 1 FROM rollout WHERE state IN ('running', 'paused'))",
             [],
         )
         .during("forgetting old bundles")?;

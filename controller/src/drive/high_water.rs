@@ -15,6 +15,8 @@ struct Mark {
     bucket_id: BucketId,
     epoch: u64,
     update_seq: u64,
+    /// False while it is only meant to be: what was never handed out may be handed out later.
+    used: bool,
 }
 
 /// Raises the mark to what is about to be handed out, durably; refuses when it is higher already.
@@ -29,7 +31,7 @@ pub fn raise(bucket: &BucketDir, id: BucketId, epoch: u64, update_seq: u64) -> R
     match std::fs::read(&path) {
         Ok(bytes) => {
             let mark: Mark = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
-            if mark.bucket_id == id && (mark.epoch, mark.update_seq) >= (epoch, update_seq) {
+            if mark.bucket_id == id && (mark.epoch, mark.update_seq, mark.used) >= (epoch, update_seq, true) {
                 let problem = Diagnostic::new(Code::Regressed, "the catalog is older than what agents have been told");
                 return Err(Failure::new(
                     Exit::Failed,
@@ -46,15 +48,25 @@ pub fn raise(bucket: &BucketDir, id: BucketId, epoch: u64, update_seq: u64) -> R
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(&error)),
     }
-    let write = || -> std::io::Result<()> {
-        let temporary = path.with_extension("tmp");
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(&Mark { bucket_id: id, epoch, update_seq })?)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        std::fs::File::open(bucket.secrets())?.sync_all()
-    };
-    write().map_err(|error| failed(&error))
+    write(bucket, &Mark { bucket_id: id, epoch, update_seq, used: false }).map_err(|error| failed(&error))
+}
+
+/// What the mark was raised to is in the catalog now.
+pub fn confirm(bucket: &BucketDir, id: BucketId, epoch: u64, update_seq: u64) -> Result<(), Failure> {
+    write(bucket, &Mark { bucket_id: id, epoch, update_seq, used: true }).map_err(|error| {
+        let problem = Diagnostic::new(Code::Storage, "secrets/high-water.json cannot be written").cause(&error);
+        Failure::new(Exit::Failed, problem)
+    })
+}
+
+fn write(bucket: &BucketDir, mark: &Mark) -> std::io::Result<()> {
+    let path = bucket.high_water();
+    let temporary = path.with_extension("tmp");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(&serde_json::to_vec(mark)?)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, &path)?;
+    std::fs::File::open(bucket.secrets())?.sync_all()
 }
 
 #[cfg(test)]
@@ -68,7 +80,11 @@ mod tests {
         std::fs::create_dir(bucket.secrets()).unwrap();
         let id = BucketId::from_uuid(uuid::Uuid::from_u128(1));
         raise(&bucket, id, 1, 1).unwrap();
+        confirm(&bucket, id, 1, 1).unwrap();
         raise(&bucket, id, 1, 2).unwrap();
+        // Cut off before it was handed out.
+        raise(&bucket, id, 1, 2).unwrap();
+        confirm(&bucket, id, 1, 2).unwrap();
         for (epoch, seq) in [(1, 2), (1, 1)] {
             assert_eq!(raise(&bucket, id, epoch, seq).unwrap_err().problems[0].code, Code::Regressed);
         }

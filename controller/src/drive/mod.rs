@@ -102,7 +102,10 @@ impl Driver {
             }
             Ok(update_seq)
         })?;
-        wake(bucket);
+        // What is released in a moment wakes its agents; two documents in a row would be one too many.
+        if !plan.is_required() {
+            wake(bucket);
+        }
         Ok(Self { run, update_seq, owner, rollout, accepted: BTreeMap::new() })
     }
 

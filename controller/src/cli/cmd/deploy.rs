@@ -249,9 +249,18 @@ fn begin_rollout(
             context.ui.say(format_args!("note: no agent has joined for {0}: run maand agent token {0}", step.host));
         }
     }
+    let removed = snapshot.allocations.iter().filter(|a| a.removed && a.promoted.is_some()).count();
+    if removed > 0 {
+        context.ui.warn(format_args!(
+            "{removed} allocations are no longer wanted; this version does not stop and remove them yet (maand cat \
+             deployments lists them): run make stop there yourself"
+        ));
+    }
     // The mark first: a sequence that was handed out must never be handed out again.
     high_water::raise(&context.bucket, snapshot.bucket_id, snapshot.epoch, snapshot.update_seq + 1)?;
-    Ok(Driver::begin(catalog, &context.bucket, snapshot, plan, options, limits)?)
+    let driver = Driver::begin(catalog, &context.bucket, snapshot, plan, options, limits)?;
+    high_water::confirm(&context.bucket, snapshot.bucket_id, snapshot.epoch, driver.update_seq)?;
+    Ok(driver)
 }
 
 /// What a failure is, where its output is, and what to do.

@@ -105,9 +105,9 @@ fn describe(context: &Context, snapshot: &Snapshot, sample: bool, local: &[Local
         return;
     }
     ui.out("");
-    ui.out(format_args!("bucket   {}", context.bucket.root().display()));
+    ui.out(format_args!("{:<10} {}", "bucket", context.bucket.root().display()));
     for agent in local {
-        ui.out(format_args!("{:<8} {}", agent.host(), agent.root().join(snapshot.bucket_id.to_string()).display()));
+        ui.out(format_args!("{:<10} {}", agent.host(), agent.root().join(snapshot.bucket_id.to_string()).display()));
     }
     for job in &snapshot.jobs {
         for (name, port) in &job.spec.ports {
@@ -115,10 +115,10 @@ fn describe(context: &Context, snapshot: &Snapshot, sample: bool, local: &[Local
             let scheme = if sample { "http://" } else { "" };
             let slash = if sample { "/" } else { "" };
             let urls: Vec<String> = hosts.map(|host| format!("{scheme}{host}:{port}{slash}")).collect();
-            ui.out(format_args!("{:<8} {} ({name})", job.name, urls.join(" ")));
+            ui.out(format_args!("{:<10} {} ({name})", job.name, urls.join(" ")));
         }
     }
-    ui.out(format_args!("\ntry      maand -C {} info", context.bucket.root().display()));
+    ui.out(format_args!("\ntry        maand -C {} info", context.bucket.root().display()));
 }
 
 fn bug(what: &str) -> Failure {

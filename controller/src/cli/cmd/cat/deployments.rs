@@ -38,6 +38,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut table = Table::new(&[
         "job",
         "worker_ip",
+        "alloc_id",
         "rollout",
         "current_hash",
         "previous_hash",
@@ -57,6 +58,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         table.row(vec![
             allocation.job.as_str().into(),
             allocation.host.as_str().into(),
+            allocation.alloc_id.to_string().into(),
             allocation.rollout_word().into(),
             hash(allocation.bundle),
             hash(promoted.map(|p| p.bundle)),

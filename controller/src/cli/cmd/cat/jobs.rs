@@ -20,21 +20,18 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let filter = Filter::new(&snapshot, &args.jobs, &[])?;
     let mut jobs: Vec<_> = snapshot.jobs.iter().filter(|job| filter.job(&job.name)).collect();
     jobs.sort_by(|a, b| (a.spec.deployment_seq, &a.name).cmp(&(b.spec.deployment_seq, &b.name)));
-    let mut table = Table::new(&["job", "version", "disabled", "deployment_seq", "allocations", "selectors"]);
+    let mut table = Table::new(&["job", "version", "disabled", "deployment_seq", "cpu", "memory", "selectors"]);
     for job in jobs {
         let mut rows = snapshot.allocations_of(&job.name).filter(|a| !a.removed).peekable();
-        let any = rows.peek().is_some();
-        let (mut count, mut disabled) = (0u64, any);
-        for allocation in rows {
-            count += 1;
-            disabled &= allocation.disabled;
-        }
+        let disabled = rows.peek().is_some() && rows.all(|a| a.disabled);
         table.row(vec![
             job.name.as_str().into(),
             job.spec.version.as_deref().unwrap_or("unknown").into(),
             disabled.into(),
             job.spec.deployment_seq.into(),
-            count.into(),
+            // Reservations are refused by build for now, so there is none.
+            "0 mhz (manifest)".into(),
+            "0 mb (manifest)".into(),
             job.spec.selectors.iter().map(|s| s.as_str()).collect::<Vec<_>>().into(),
         ]);
     }
