@@ -74,7 +74,8 @@ pub fn start(dir: &Path, spec: &Spec) -> io::Result<Child> {
 pub fn shim(dir: &Path) -> io::Result<()> {
     // A session of its own: a signal to the agent's group or terminal is not for the job.
     let _session = rustix::process::setsid();
-    let record = |name: &str, text: &[u8]| durable::write(&dir.join(name), text, 0o600);
+    // Not flushed: these outlive the agent, and after a power cut nothing runs that they could tell of.
+    let record = |name: &str, text: &[u8]| durable::write_soon(&dir.join(name), text, 0o600);
     record("pid", format!("{} {}", std::process::id(), starttime(std::process::id()).unwrap_or(0)).as_bytes())?;
     let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec.json"))?)?;
     let output = |name: &str| OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(name));

@@ -34,6 +34,13 @@ fn a_token_is_for_one_agent_of_this_bucket_once() {
     Agent::prepare(&bucket, "one", &[]).join_with(url, token).expect(0);
     let used = Agent::prepare(&bucket, "two", &[]).join_with(url, token).expect(1);
     assert!(used.stderr.contains("MD0080") && used.stderr.contains("used"), "{}", used.stderr);
+
+    let line = bucket.maand(&["agent", "token", &hosts[1]]).expect(0).stdout;
+    let late = line.split_whitespace().nth(3).unwrap();
+    let expire = "UPDATE join_token SET expires_at = 1 WHERE redeemed_at IS NULL";
+    rusqlite::Connection::open(bucket.path("data/maand.db")).unwrap().execute(expire, []).unwrap();
+    let expired = Agent::prepare(&bucket, "late", &[]).join_with(url, late).expect(1);
+    assert!(expired.stderr.contains("MD0080") && expired.stderr.contains("expired"), "{}", expired.stderr);
     let log = bucket.read("logs/maand.log");
     assert!(log.contains("enrol_refused"), "{log}");
     assert!(!log.contains(parts[2]), "no secret in a log");
