@@ -15,3 +15,33 @@ pub fn batches(moves: Vec<Move>, starts: u32, upgrades: u32) -> Vec<Vec<Move>> {
     all.extend(chunks(updated, size(upgrades.max(1), 0)));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::{AllocId, BundleDigest, WorkerId};
+    use uuid::Uuid;
+
+    #[test]
+    fn starts_first_then_upgrades_in_worker_order_within_their_limits() {
+        let step = |n: u128, kind| Move {
+            alloc_id: AllocId::from_uuid(Uuid::from_u128(n)),
+            worker_id: WorkerId::from_uuid(Uuid::from_u128(n)),
+            host: format!("w{n}").parse().unwrap(),
+            kind,
+            from: None,
+            to: BundleDigest::from_bytes([0; 32]),
+            current_version: String::new(),
+            new_version: String::new(),
+        };
+        use ActionKind::{Restart, Start};
+        let moves = vec![step(1, Restart), step(2, Start), step(3, Restart), step(4, Start), step(5, Restart)];
+        let hosts = |starts, upgrades| -> Vec<String> {
+            let batches = batches(moves.clone(), starts, upgrades);
+            batches.iter().map(|b| b.iter().map(|m| m.host.as_str()).collect::<Vec<_>>().join(" ")).collect()
+        };
+        assert_eq!(hosts(0, 2), ["w2 w4", "w1 w3", "w5"]);
+        assert_eq!(hosts(1, 9), ["w2", "w4", "w1 w3 w5"]);
+        assert!(batches(Vec::new(), 0, 1).is_empty());
+    }
+}

@@ -153,3 +153,106 @@ fn files(dir: &str, raw: &[RawFile], problems: &mut Vec<Diagnostic>) -> Vec<JobF
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::BlobDigest;
+
+    fn raw_job(manifest: &str, files: &[&str]) -> RawJob {
+        let file =
+            |path: &&str| RawFile { path: path.parse().unwrap(), mode: 0o644, len: 0, blob: BlobDigest::of(b"") };
+        RawJob { manifest: manifest.to_owned(), vars: None, files: files.iter().map(file).collect() }
+    }
+
+    fn problems(raw: &Raw) -> Vec<String> {
+        parse(raw).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_rule_of_a_manifest_says_what_where_and_what_to_do() {
+        let at = "\n  at workspace/jobs/api/manifest.json";
+        for (manifest, said) in [
+            ("{", format!("error[MD0020]: this is no JSON: EOF while parsing an object{at}:1:1")),
+            ("[]", format!("error[MD0022]: expected an object, found a list{at}")),
+            (
+                "{\"verison\": \"1\"}",
+                format!(
+                    "error[MD0021]: there is no field \"verison\" here{at} verison\n  do: did you mean \"version\"?"
+                ),
+            ),
+            (
+                "{\"version\": \"one\"}",
+                format!(
+                    "error[MD0022]: \"one\" is not a version (1 to 3 numbers with dots, as in 2, 1.4 or v2.0.0-rc.1){at} version"
+                ),
+            ),
+            (
+                "{\"selectors\": [\"GPU\"]}",
+                format!(
+                    "error[MD0024]: \"GPU\" is not a valid name: 1 to 63 characters, a-z 0-9 first, then a-z 0-9 _ . -{at} selectors[0]\n  do: write it in lower case: \"gpu\""
+                ),
+            ),
+            (
+                "{\"max_concurrent_upgrades\": 0}",
+                format!(
+                    "error[MD0022]: expected a whole number from 1 to 1000000, found 0{at} max_concurrent_upgrades"
+                ),
+            ),
+            (
+                "{\"min_allocations_count\": -1}",
+                format!("error[MD0022]: expected a whole number from 0 to 1000000, found -1{at} min_allocations_count"),
+            ),
+            (
+                "{\"resources\": {\"ports\": {\"x\": 70000}}}",
+                format!("error[MD0022]: expected a whole number from 1 to 65535, found 70000{at} resources.ports.x"),
+            ),
+            (
+                "{\"restart_policy\": \"sometimes\"}",
+                format!(
+                    "error[MD0022]: expected \"always\", \"reload\" or \"never\", found \"sometimes\"{at} restart_policy"
+                ),
+            ),
+            (
+                "{\"hooks\": {\"hook_x\": {}}}",
+                format!(
+                    "error[MD0027]: hooks is not supported yet{at} hooks\n  do: take it out: this version would not do what it says"
+                ),
+            ),
+        ] {
+            let raw = Raw { jobs: [("api".to_owned(), raw_job(manifest, &["Makefile"]))].into(), ..Raw::default() };
+            assert_eq!(problems(&raw), [said], "{manifest}");
+        }
+    }
+
+    #[test]
+    fn all_problems_come_at_once_in_the_order_of_the_files() {
+        let raw = Raw {
+            workers: Some("[{\"host\": \"a\", \"memory\": \"1 kb\"}, {\"hsot\": \"b\"}, 7]".to_owned()),
+            bucket_conf: Some("port_min = 9\nport_max = 8\n".to_owned()),
+            others: vec!["disabled.json".to_owned(), "notes.txt".to_owned()],
+            jobs: [
+                ("a".to_owned(), raw_job("{}", &["data/x", "data/y", "app.tpl"])),
+                ("B".to_owned(), raw_job("{}", &["Makefile", "x", "x.j2"])),
+            ]
+            .into(),
+        };
+        let codes: Vec<String> = problems(&raw).iter().map(|text| text[6..12].to_owned()).collect();
+        assert_eq!(
+            codes,
+            [
+                "MD0022", "MD0027", "MD0024", "MD0029", "MD0025", "MD0026", "MD0027", "MD0022", "MD0021", "MD0022",
+                "MD0022"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_stays_and_what_is_rendered() {
+        let files = ["Makefile", "_modules/hook_x.py", "conf/a.j2", "manifest.json", "vars.toml"];
+        let raw = Raw { jobs: [("api".to_owned(), raw_job("{}", &files))].into(), ..Raw::default() };
+        let kinds: Vec<FileKind> = parse(&raw).unwrap().jobs[0].files.iter().map(|file| file.kind).collect();
+        use FileKind::{Control, Shipped, Template};
+        assert_eq!(kinds, [Shipped, Control, Template, Control, Control]);
+    }
+}
