@@ -16,9 +16,20 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let start = ["run", "--quiet", "--release", "--package", "controller", "--bin", "maand", "--", "dev"];
+    // Not `cargo run`: for one package it would choose other features of the dependencies and build them anew.
+    let maand = match std::env::current_exe() {
+        // <target>/debug/packaging
+        Ok(own) => own.ancestors().nth(2).map(|target| target.join("release").join("maand")),
+        Err(_) => None,
+    };
+    let Some(maand) = maand.filter(|path| path.is_file()) else {
+        eprintln!(
+            "error: the program that was just built is not in the target directory; run target/release/maand dev"
+        );
+        return ExitCode::FAILURE;
+    };
     // In place of this process: Ctrl-C and the exit code are maand's own.
-    let error = Command::new(&cargo).args(start).args(arguments).exec();
-    eprintln!("error: cannot run cargo to start maand: {error}");
+    let error = Command::new(&maand).arg("dev").args(arguments).exec();
+    eprintln!("error: cannot run {}: {error}", maand.display());
     ExitCode::FAILURE
 }
