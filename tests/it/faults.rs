@@ -77,3 +77,50 @@ fn an_agent_killed_between_any_two_steps_converges() {
         assert!(bucket.rollouts().iter().all(|(_, _, word)| word == "promoted"), "{point}");
     }
 }
+
+#[test]
+fn an_interrupted_deploy_pauses_and_a_killed_one_is_gone_on_with() {
+    for killed in [false, true] {
+        let bucket = bucket();
+        let hosts = hosts(&bucket, 2);
+        bucket.workers(&hosts, &["all"]);
+        let manifest = serde_json::json!({"selectors": ["all"], "max_concurrent_starts": 1});
+        bucket.recording_job("api", &manifest);
+        let gate = bucket.dir().join("gate");
+        let start = format!(
+            "echo x >> data/ran; for i in $$(seq 600); do [ -e {} ] && exit 0; sleep 0.05; done; exit 1",
+            gate.display()
+        );
+        bucket.write(
+            "workspace/jobs/api/Makefile",
+            &format!("start:\n\t@mkdir -p data; {start}\nstop:\nrestart:\nreload:\n"),
+        );
+        bucket.maand(&["build"]).expect(0);
+        let _serve = bucket.serve();
+        let agents = agents(&bucket, &hosts);
+        let mut deploy = bucket.start("deploy", &["deploy"]);
+        harness::poll::until("the first start", harness::poll::LONG, || {
+            if agents[0].read("api", "data/ran") == "x\n" { Ok(()) } else { Err(deploy.printed()) }
+        });
+        if killed {
+            deploy.kill();
+            let busy = bucket.maand(&["deploy"]).expect(1);
+            assert!(busy.stderr.contains("MD0067"), "its lease is good for a while: {}", busy.stderr);
+            let over = "UPDATE rollout SET lease_until = 1";
+            rusqlite::Connection::open(bucket.path("data/maand.db")).unwrap().execute(over, []).unwrap();
+            std::fs::write(&gate, "").unwrap();
+        } else {
+            deploy.signal(rustix::process::Signal::INT);
+            std::fs::write(&gate, "").unwrap();
+            assert_eq!(deploy.wait(Duration::from_secs(60)).code(), Some(1), "{}", deploy.printed());
+            assert!(deploy.printed().contains("the deploy is paused"), "{}", deploy.printed());
+            let words: Vec<_> = bucket.rollouts().into_iter().map(|(_, _, word)| word).collect();
+            assert_eq!(words, ["promoted", "new"], "what was in flight was finished, nothing more begun");
+        }
+        bucket.maand(&["deploy"]).expect(0);
+        assert!(bucket.rollouts().iter().all(|(_, _, word)| word == "promoted"));
+        for agent in &agents {
+            assert_eq!(agent.read("api", "data/ran"), "x\n", "started once, on {}", agent.host);
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! A seeded world for the rollout machine: agents that take up releases late or never, fail, are cut
 //! off in the middle, and whose reports are lost, repeated, late, or left over from an earlier deploy;
 //! a driver that is replaced at any step. What must never happen is checked as it goes.
+//!
+//! Over 400 lines, because the world, its mutants and its checks are read together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
