@@ -178,7 +178,7 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
             poll::describe(&layout, state);
         }
         // Finishes what a crash cut off, before anything is heard from the controller.
-        shop.dispatch();
+        shop.begin();
         let reporting =
             report::send_all(ledger.clone(), client.clone(), transient.clone(), session, config.root.clone());
         tokio::select! {

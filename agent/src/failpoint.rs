@@ -15,6 +15,8 @@ pub const FAILPOINTS: &[&str] = &[
     "activate::after",
     "placed::after",
     "run::recorded",
+    "run::spawned",
+    "run::released",
     "run::after_exit",
     "result::after",
 ];

@@ -79,12 +79,14 @@ pub fn list(
     Ok(bundle)
 }
 
-/// Brings every blob of `wanted` (digest → length, private or not) into the store.
+/// Brings every blob of `wanted` (digest → length, private or not) into the store. `by` keeps the files
+/// of two fetches apart that go on at once.
 pub fn blobs(
     net: &Handle,
     client: &Client,
     layout: &Layout,
     wanted: &BTreeMap<(bool, BlobDigest), u64>,
+    by: &str,
 ) -> Result<(), Error> {
     for private in [false, true] {
         let wants: BTreeMap<BlobDigest, u64> = wanted
@@ -93,7 +95,7 @@ pub fn blobs(
             .map(|((_, blob), len)| (*blob, *len))
             .collect();
         if !wants.is_empty() {
-            fetch_pack(net, client, layout, &wants, private)?;
+            fetch_pack(net, client, layout, &wants, private, by)?;
         }
     }
     Ok(())
@@ -105,8 +107,9 @@ fn fetch_pack(
     layout: &Layout,
     wants: &BTreeMap<BlobDigest, u64>,
     private: bool,
+    by: &str,
 ) -> Result<(), Error> {
-    let name = pack::digest(wants.keys().copied()).hex();
+    let name = format!("{by}{}", pack::digest(wants.keys().copied()).hex());
     let path = layout.download(&name);
     let tag_path = layout.download(&format!("{name}.etag"));
     let failed = |operation, path: &PathBuf| {
@@ -150,7 +153,7 @@ fn fetch_pack(
     }
     failpoint::hit("fetch::after_pack");
     let read = File::open(&path).map_err(failed("open", &path))?;
-    let unpacked = pack::read(io::BufReader::with_capacity(64 << 10, read), wants, &mut Store { layout });
+    let unpacked = pack::read(io::BufReader::with_capacity(64 << 10, read), wants, &mut Store { layout, by });
     // Good or bad, these bytes have served.
     drop(std::fs::remove_file(&path));
     drop(std::fs::remove_file(&tag_path));
@@ -164,7 +167,7 @@ pub fn reuse(tree: &Tree, layout: &Layout, last: &Bundle, wanted: &mut BTreeMap<
         if wanted.contains_key(&key) && !layout.blob(&entry.blob).is_file() {
             let copy = || -> io::Result<bool> {
                 let mut file = tree.read(&entry.path)?;
-                let mut sink = Store { layout };
+                let mut sink = Store { layout, by: "" };
                 let mut writer = shared::digest::HashingWriter::new(sink.begin(&entry.blob, entry.len)?);
                 io::copy(&mut file, &mut writer)?;
                 let (blob, digest, _) = writer.finish();
@@ -184,6 +187,7 @@ pub fn reuse(tree: &Tree, layout: &Layout, last: &Bundle, wanted: &mut BTreeMap<
 
 struct Store<'a> {
     layout: &'a Layout,
+    by: &'a str,
 }
 
 /// A blob on its way into the store; its temporary goes if it does not get there.
@@ -219,7 +223,7 @@ impl Sink for Store<'_> {
         if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
             durable::private_dir(dir)?;
         }
-        let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+        let temporary = path.with_extension(format!("{}tmp{}", self.by, std::process::id()));
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         Ok(Incoming { file, temporary, kept: false })
     }

@@ -7,12 +7,15 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
 use shared::JobName;
 use shared::api::v1::desired::DesiredAction;
 use shared::api::v1::logs::{LogBatch, LogChunk, Stream};
 use tokio::runtime::Handle;
 
 use crate::client::Client;
+use crate::run::Spec;
+use crate::state::durable;
 
 /// Bytes of a chunk.
 const CHUNK: u64 = 64 << 10;
@@ -28,13 +31,31 @@ pub struct Shipping {
     action: DesiredAction,
     job: JobName,
     target: String,
-    sent: [u64; 2],
+    sent: Sent,
+}
+
+/// How far a run's output was sent; `sent` of its directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sent {
+    /// Bytes of standard output and standard error, what was left out included.
+    bytes: [u64; 2],
+    /// All there is, after the run ended.
+    whole: bool,
 }
 
 impl Shipping {
     /// Nothing sent yet.
-    pub fn new(dir: &Path, action: &DesiredAction, job: &JobName, target: &str) -> Self {
-        Self { dir: dir.to_owned(), action: action.clone(), job: job.clone(), target: target.to_owned(), sent: [0, 0] }
+    pub fn new(dir: &Path, spec: &Spec) -> Self {
+        let (action, job, target) = (spec.action.clone(), spec.job.clone(), spec.target.clone());
+        Self { dir: dir.to_owned(), action, job, target, sent: Sent::default() }
+    }
+
+    /// What is left to send of an earlier run; `None` when that is nothing.
+    pub fn resume(dir: &Path) -> Option<Self> {
+        let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec.json")).ok()?).ok()?;
+        let sent = std::fs::read(dir.join("sent")).ok();
+        let sent: Sent = sent.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+        (!sent.whole).then(|| Self { sent, ..Self::new(dir, &spec) })
     }
 
     /// Sends what is there; with `ended` also what is no whole line, and the end of what is too long.
@@ -44,10 +65,23 @@ impl Shipping {
             while let Some(chunk) = self.chunk(at, stream, ended).map_err(crate::client::Failed::Store)? {
                 let end = chunk.offset + decoded_len(&chunk);
                 net.block_on(client.logs(&LogBatch { chunks: vec![chunk] }))?;
-                self.sent[at] = end;
+                self.sent.bytes[at] = end;
+                self.remember();
             }
         }
+        if ended && !self.sent.whole {
+            self.sent.whole = true;
+            self.remember();
+        }
         Ok(())
+    }
+
+    /// Not flushed: what is sent twice, the controller writes once.
+    fn remember(&self) {
+        let written = serde_json::to_vec(&self.sent).map_err(io::Error::other);
+        if let Err(error) = written.and_then(|json| durable::write_soon(&self.dir.join("sent"), &json, 0o600)) {
+            tracing::warn!(%error, run = %self.dir.display(), "sent_not_recorded");
+        }
     }
 
     fn chunk(&self, at: usize, stream: Stream, ended: bool) -> io::Result<Option<LogChunk>> {
@@ -57,7 +91,7 @@ impl Shipping {
             Err(error) => return Err(error),
         };
         let len = file.metadata()?.len();
-        let Some((offset, omitted, take)) = window(self.sent[at], len, ended) else { return Ok(None) };
+        let Some((offset, omitted, take)) = window(self.sent.bytes[at], len, ended) else { return Ok(None) };
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
         file.take(take).read_to_end(&mut bytes)?;

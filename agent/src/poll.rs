@@ -27,6 +27,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &Layout, shop: &Arc<Workshop>) {
     let mut attempt = 0;
     let mut said = String::new();
+    let mut reached = false;
     loop {
         let last = match ledger.accepted() {
             Ok(last) => last.map(|(accepted, _)| accepted),
@@ -44,6 +45,10 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
         };
         let pause = match client.desired(last.map(|last| last.fence), wait).await {
             Ok(answer) => {
+                if !reached {
+                    reached = true;
+                    shop.send_late();
+                }
                 if !said.is_empty() {
                     tracing::info!("controller_reached");
                     said.clear();
@@ -61,6 +66,7 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
             }
             Err(error) => {
                 let text = chain(&error);
+                reached = false;
                 // Once for each kind of trouble, not once for each try.
                 if text != said {
                     tracing::warn!(error = text, "poll_failed");

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
+use shared::JobName;
+use shared::api::v1::desired::DesiredAction;
 use shared::api::v1::report::{MAX_TAIL, Outcome};
 use shared::text::clean;
 
-use crate::clock;
 use crate::state::durable;
+use crate::{clock, failpoint};
 
 /// The hidden command of the process between.
 pub const SHIM: &str = "__run";
@@ -42,6 +44,10 @@ pub struct Spec {
     pub timeout_s: u64,
     /// The whole environment of make.
     pub env: BTreeMap<String, String>,
+    /// Whose output it is, for sending it later.
+    pub action: DesiredAction,
+    /// The same.
+    pub job: JobName,
 }
 
 /// How it ended; `result.json` of the run's directory.
@@ -53,30 +59,91 @@ pub struct Ended {
     pub duration_ms: u64,
 }
 
-/// Starts the process between; `dir` must be new.
-pub fn start(dir: &Path, spec: &Spec) -> io::Result<Child> {
+/// Runs `spec` to its end, in a directory that is new. Calls `tick` about twice a second.
+///
+/// `scope` is the name of a systemd scope to run in, so that stopping the agent's own unit ends no job.
+pub fn perform(dir: &Path, spec: &Spec, scope: Option<&str>, mut tick: impl FnMut()) -> io::Result<Ended> {
     durable::private_dir(dir)?;
-    let spec = serde_json::to_vec(spec)?;
-    std::fs::write(dir.join("spec.json"), spec)?;
-    Command::new(std::env::current_exe()?)
-        .arg(SHIM)
-        .arg(dir)
-        .env_clear()
-        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
+    durable::write_soon(&dir.join("spec.json"), &serde_json::to_vec(spec)?, 0o600)?;
+    let ended = settle(dir, Some(start(dir, scope)?), &mut tick);
+    // Whether make began is on record, so this cannot run it twice.
+    if scope.is_some() && ended.outcome == Outcome::Interrupted && !dir.join("begun").is_file() {
+        tracing::warn!(scope, "scope_refused: run without one");
+        return Ok(settle(dir, Some(start(dir, None)?), &mut tick));
+    }
+    Ok(ended)
 }
 
-/// The process between: runs make, waits, writes the result. Its exit code says nothing.
+/// The name of the scope of a run, on a machine whose first process is systemd and under root.
+pub fn scope(job: &str, action: &str) -> Option<String> {
+    // sd_booted(3): exactly this directory.
+    let booted = Path::new("/run/systemd/system").is_dir() && rustix::process::geteuid().is_root();
+    booted.then(|| format!("maand-{job}-{action}"))
+}
+
+/// The program and arguments that become the process between: systemd-run registers the scope and then
+/// becomes the program itself, with the same pid.
+fn command(agent: &Path, dir: &Path, scope: Option<&str>) -> (PathBuf, Vec<std::ffi::OsString>) {
+    let shim = [SHIM.into(), dir.as_os_str().to_owned()];
+    match scope {
+        None => (agent.to_owned(), shim.to_vec()),
+        Some(scope) => {
+            let mut args: Vec<std::ffi::OsString> = ["--scope", "--collect", "--quiet"].map(Into::into).to_vec();
+            args.push(format!("--unit={scope}").into());
+            args.extend(["--".into(), agent.as_os_str().to_owned()]);
+            args.extend(shim);
+            ("systemd-run".into(), args)
+        }
+    }
+}
+
+/// Starts the process between, and lets it begin once it is on record who it is: an agent that ends
+/// before that leaves a process that never runs make.
+fn start(dir: &Path, scope: Option<&str>) -> io::Result<Child> {
+    let (program, args) = command(&std::env::current_exe()?, dir, scope);
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    failpoint::hit("run::spawned");
+    // Not flushed: after a power cut nothing runs that it could tell of.
+    let who = format!("{} {}", child.id(), starttime(child.id()).unwrap_or(0));
+    let told = durable::write_soon(&dir.join("pid"), who.as_bytes(), 0o600).and_then(|()| match child.stdin.take() {
+        Some(mut go) => go.write_all(b"\n"),
+        None => Ok(()),
+    });
+    match told {
+        // One that has ended already says so by having no result.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            drop(child.kill());
+            drop(child.wait());
+            Err(error)
+        }
+        _ => {
+            failpoint::hit("run::released");
+            Ok(child)
+        }
+    }
+}
+
+/// The process between: waits for its word, runs make, waits, writes the result. Its exit code says nothing.
 pub fn shim(dir: &Path) -> io::Result<()> {
     // A session of its own: a signal to the agent's group or terminal is not for the job.
     let _session = rustix::process::setsid();
+    if io::stdin().read(&mut [0])? == 0 {
+        return Ok(());
+    }
+    perform_make(dir)
+}
+
+fn perform_make(dir: &Path) -> io::Result<()> {
     // Not flushed: these outlive the agent, and after a power cut nothing runs that they could tell of.
     let record = |name: &str, text: &[u8]| durable::write_soon(&dir.join(name), text, 0o600);
-    record("pid", format!("{} {}", std::process::id(), starttime(std::process::id()).unwrap_or(0)).as_bytes())?;
+    record("begun", b"")?;
     let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec.json"))?)?;
     let output = |name: &str| OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(name));
     let (out, err) = (output("out")?, output("err")?);
@@ -196,17 +263,23 @@ pub fn tail(dir: &Path) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Removes the directories of all but the newest runs.
-pub fn prune(runs: &Path, keep: &[PathBuf], newest: usize) {
-    let Ok(entries) = std::fs::read_dir(runs) else { return };
-    let mut dirs: Vec<_> = entries
+/// The directories of runs, oldest first.
+pub fn recent(runs: &Path) -> Vec<PathBuf> {
+    let mut dirs: Vec<_> = std::fs::read_dir(runs)
+        .into_iter()
+        .flatten()
         .flatten()
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .filter(|(_, path)| !keep.contains(path))
         .collect();
     dirs.sort();
+    dirs.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Removes the directories of all but the newest runs.
+pub fn prune(runs: &Path, keep: &[PathBuf], newest: usize) {
+    let dirs: Vec<_> = recent(runs).into_iter().filter(|path| !keep.contains(path)).collect();
     let surplus = dirs.len().saturating_sub(newest);
-    for (_, path) in dirs.into_iter().take(surplus) {
+    for path in dirs.into_iter().take(surplus) {
         drop(std::fs::remove_dir_all(path));
     }
 }
@@ -218,14 +291,22 @@ mod tests {
     fn spec(dir: &Path, makefile: &str, timeout_s: u64) -> Spec {
         std::fs::write(dir.join("Makefile"), makefile).unwrap();
         let path = std::env::var("PATH").unwrap();
-        Spec { dir: dir.to_owned(), target: "start".into(), timeout_s, env: [("PATH".into(), path)].into() }
+        let id = |n| uuid::Uuid::from_u128(n);
+        let action = DesiredAction {
+            id: shared::ActionId::from_uuid(id(1)),
+            kind: shared::ActionKind::Start,
+            timeout_s,
+            run_id: shared::RunId::from_uuid(id(2)),
+        };
+        let (dir, env, job) = (dir.to_owned(), [("PATH".into(), path)].into(), "api".parse().unwrap());
+        Spec { dir, target: "start".into(), timeout_s, env, action, job }
     }
 
     fn run(makefile: &str, timeout_s: u64) -> (Ended, Option<String>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let spec = spec(dir.path(), makefile, timeout_s);
         std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
-        shim(dir.path()).unwrap();
+        perform_make(dir.path()).unwrap();
         (settle(dir.path(), None, || {}), tail(dir.path()), dir)
     }
 
@@ -255,6 +336,16 @@ mod tests {
         assert!(starttime(child).is_some());
         let pid = Pid::from_raw(i32::try_from(child).unwrap()).unwrap();
         rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn under_systemd_make_has_a_scope_of_its_own() {
+        let (program, args) = command(Path::new("/usr/bin/maand-agent"), Path::new("/r/1"), Some("maand-api-1"));
+        let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let want = "systemd-run --scope --collect --quiet --unit=maand-api-1 -- /usr/bin/maand-agent __run /r/1";
+        assert_eq!(format!("{} {}", program.display(), args.join(" ")), want);
+        let (program, args) = command(Path::new("/usr/bin/maand-agent"), Path::new("/r/1"), None);
+        assert_eq!((program.to_str().unwrap(), args.len()), ("/usr/bin/maand-agent", 2));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! side by side.
 #![expect(clippy::disallowed_methods, reason = "edge: removes a job's files")]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::apply::activate;
 use crate::apply::plan::{Change, holds_private, plan};
-use crate::apply::survey::survey;
+use crate::apply::survey::{mounted, survey};
 use crate::apply::tree::Tree;
 use crate::client::Client;
 use crate::logs::Shipping;
@@ -49,6 +49,10 @@ pub struct Workshop {
     busy: Mutex<HashSet<AllocId>>,
     /// Fetching and activating, one at a time.
     turn: Mutex<()>,
+    /// What is done beside all of that, one at a time: late output, early downloads.
+    sending: Mutex<()>,
+    /// Bundles that were downloaded early: their content stays in the store.
+    early: Mutex<BTreeMap<BundleDigest, Bundle>>,
     /// A newer desired state cuts a pause short.
     moved: (Mutex<u64>, Condvar),
 }
@@ -80,19 +84,28 @@ impl Workshop {
     ) -> Arc<Self> {
         let (desired, busy) = (Mutex::new(Arc::new(desired)), Mutex::new(HashSet::new()));
         let moved = (Mutex::new(0), Condvar::new());
-        Arc::new(Self { ledger, layout, client, net, transient, desired, busy, turn: Mutex::new(()), moved })
+        let (turn, sending, early) = (Mutex::new(()), Mutex::new(()), Mutex::new(BTreeMap::new()));
+        Arc::new(Self { ledger, layout, client, net, transient, desired, busy, turn, sending, early, moved })
     }
 
     /// A newer desired state was accepted.
     pub fn set(self: &Arc<Self>, desired: DesiredState) {
+        self.prefetch(&desired);
         *lock(&self.desired) = Arc::new(desired);
         *lock(&self.moved.0) += 1;
         self.moved.1.notify_all();
         self.dispatch();
     }
 
+    /// Goes on with what was accepted before the agent started.
+    pub fn begin(self: &Arc<Self>) {
+        let desired = lock(&self.desired).clone();
+        self.prefetch(&desired);
+        self.dispatch();
+    }
+
     /// Starts a thread for every allocation that has work and none yet.
-    pub fn dispatch(self: &Arc<Self>) {
+    fn dispatch(self: &Arc<Self>) {
         let desired = lock(&self.desired).clone();
         let rows: HashMap<AllocId, Row> = match self.ledger.rows() {
             Ok(rows) => rows.into_iter().map(|row| (row.alloc_id, row)).collect(),
@@ -198,18 +211,23 @@ impl Workshop {
         };
         let new = fetch::list(&self.net, &self.client, to, base).map_err(fetch)?;
         let tree = Tree::open(&self.layout.job(&row.job), true).map_err(|error| apply(&error))?;
-        let survey = survey(&tree, &row.list, &new, row.applied_ms).map_err(|error| apply(&error))?;
+        let mut survey = survey(&tree, &row.list, &new, row.applied_ms).map_err(|error| apply(&error))?;
+        if wanted.action.as_ref().is_none_or(|action| action.kind.keeps_process()) {
+            mounted(&tree, &self.layout.job(&row.job), &mut survey);
+        }
         let changes = plan(&row.list, &survey, &new).map_err(|error| apply(&error))?;
         let mut blobs: BTreeMap<_, _> = changes
             .steps
             .iter()
             .filter_map(|step| match step {
-                Change::Replace { entry, .. } => Some(((entry.private, entry.blob), entry.len)),
+                Change::Replace { entry, .. } | Change::Rewrite { entry, .. } => {
+                    Some(((entry.private, entry.blob), entry.len))
+                }
                 _ => None,
             })
             .collect();
         fetch::reuse(&tree, &self.layout, &row.list, &mut blobs);
-        fetch::blobs(&self.net, &self.client, &self.layout, &blobs).map_err(fetch)?;
+        fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "").map_err(fetch)?;
 
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         // From here on only forward: what may be in place is either list's.
@@ -235,8 +253,9 @@ impl Workshop {
         self.save(&row)?;
         failpoint::hit("placed::after");
         // What was put in place needs no second copy, and what will be is fetched by its own turn.
-        if lock(&self.busy).len() <= 1 && desired.prefetch.is_empty() {
-            let pruned = fetch::prune(&self.layout, &[]);
+        let early = lock(&self.early).clone();
+        if lock(&self.busy).len() <= 1 && desired.prefetch.iter().all(|digest| early.contains_key(digest)) {
+            let pruned = fetch::prune(&self.layout, &early.values().collect::<Vec<_>>());
             if let Err(error) = pruned {
                 tracing::warn!(%error, job = %wanted.job, "store_not_pruned");
             }
@@ -265,43 +284,106 @@ impl Workshop {
             target: target.to_owned(),
             timeout_s: action.timeout_s,
             env: self.environment(desired, wanted),
+            action: action.clone(),
+            job: row.job.clone(),
         };
-        let child = match run::start(&dir, &spec) {
-            Ok(child) => child,
-            Err(error) => {
-                let outcome = Outcome::Refused { reason: format!("make {target} cannot be started: {error}") };
-                return self.finish(row, action, started_ms, outcome, 0, None);
-            }
+        let scope = run::scope(row.job.as_str(), &action.id.to_string());
+        let mut shipping = Shipping::new(&dir, &spec);
+        let tick = || drop(shipping.send(&self.net, &self.client, false));
+        let ended = match run::perform(&dir, &spec, scope.as_deref(), tick) {
+            Ok(ended) => ended,
+            Err(error) => run::Ended {
+                outcome: Outcome::Refused { reason: format!("make {target} cannot be started: {error}") },
+                duration_ms: 0,
+            },
         };
-        self.follow(row, action, started_ms, &dir, Some(child))
+        self.ended(row, action, started_ms, &dir, ended, Some(shipping))
     }
 
     /// The agent was ended while a target ran, or before it did.
     fn resume(&self, _: &DesiredAllocation, row: Row, running: &Running) -> Result<(), Held> {
         self.transient.phase(row.alloc_id, &row.job, Phase::Running);
         let dir = self.layout.run(running.action.id);
-        self.follow(row, &running.action, running.started_ms, &dir, None)
+        let mut shipping = Shipping::resume(&dir);
+        let ended = run::settle(&dir, None, || {
+            if let Some(shipping) = &mut shipping {
+                drop(shipping.send(&self.net, &self.client, false));
+            }
+        });
+        self.ended(row, &running.action, running.started_ms, &dir, ended, shipping)
     }
 
-    fn follow(
+    fn ended(
         &self,
         row: Row,
         action: &DesiredAction,
         started_ms: i64,
         dir: &std::path::Path,
-        child: Option<std::process::Child>,
+        ended: run::Ended,
+        shipping: Option<Shipping>,
     ) -> Result<(), Held> {
-        let target = action.kind.make_target().unwrap_or("sync");
-        let mut shipping = Shipping::new(dir, action, &row.job, target);
-        let ended = run::settle(dir, child, || drop(shipping.send(&self.net, &self.client, false)));
         failpoint::hit("run::after_exit");
         // The log before the result, so that who reads the result finds the log; but the result does
-        // not wait for a controller that is away.
-        if let Err(error) = shipping.send(&self.net, &self.client, true) {
+        // not wait for a controller that is away: `send_late` sends it when it is back.
+        if let Some(mut shipping) = shipping
+            && let Err(error) = shipping.send(&self.net, &self.client, true)
+        {
             tracing::debug!(error = chain(&error), "output_not_sent");
         }
         let tail = if ended.outcome == Outcome::Ok { None } else { run::tail(dir) };
         self.finish(row, action, started_ms, ended.outcome, ended.duration_ms, tail)
+    }
+
+    /// The controller can be reached again: sends what it has not got of the output of ended runs.
+    pub fn send_late(self: &Arc<Self>) {
+        let shop = self.clone();
+        self.net.spawn_blocking(move || {
+            let _one = lock(&shop.sending);
+            let in_use = shop.runs_in_use();
+            for dir in run::recent(&shop.layout.runs()).into_iter().filter(|dir| !in_use.contains(dir)) {
+                if let Some(mut shipping) = Shipping::resume(&dir)
+                    && let Err(error) = shipping.send(&shop.net, &shop.client, true)
+                {
+                    return tracing::debug!(error = chain(&error), "output_not_sent");
+                }
+            }
+        });
+    }
+
+    /// Downloads what a later batch will put in place. Nothing depends on it.
+    fn prefetch(self: &Arc<Self>, desired: &DesiredState) {
+        let wanted: BTreeSet<BundleDigest> = desired.prefetch.iter().copied().collect();
+        let mut early = lock(&self.early);
+        early.retain(|digest, _| wanted.contains(digest));
+        if wanted.iter().all(|digest| early.contains_key(digest)) {
+            return;
+        }
+        drop(early);
+        let shop = self.clone();
+        self.net.spawn_blocking(move || {
+            let _one = lock(&shop.sending);
+            for digest in wanted {
+                if lock(&shop.early).contains_key(&digest) {
+                    continue;
+                }
+                match shop.prefetch_one(digest) {
+                    Ok(list) => drop(lock(&shop.early).insert(digest, list)),
+                    Err(error) => tracing::debug!(error = chain(&error), %digest, "not_prefetched"),
+                }
+            }
+        });
+    }
+
+    fn prefetch_one(&self, digest: BundleDigest) -> Result<Bundle, fetch::Error> {
+        let list = fetch::list(&self.net, &self.client, digest, None)?;
+        // What is in place somewhere is taken from there when its time comes.
+        let rows = self.ledger.rows().unwrap_or_default();
+        let here: HashSet<_> = rows.iter().flat_map(|row| row.list.entries()).map(|e| (e.private, e.blob)).collect();
+        let entries = list.entries().iter().map(|entry| ((entry.private, entry.blob), entry.len));
+        let blobs = entries.filter(|(key, _)| !here.contains(key)).collect();
+        fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "early-")?;
+        tracing::info!(bundle = %digest, blobs = blobs.len(), "prefetched");
+        Ok(list)
     }
 
     /// The result, durable; the report is made of it.
@@ -332,7 +414,7 @@ impl Workshop {
 
     fn runs_in_use(&self) -> Vec<std::path::PathBuf> {
         let rows = self.ledger.rows().unwrap_or_default();
-        rows.into_iter().filter_map(|row| row.running.or(None).map(|r| self.layout.run(r.action.id))).collect()
+        rows.into_iter().filter_map(|row| row.running.map(|r| self.layout.run(r.action.id))).collect()
     }
 
     fn environment(&self, desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeMap<String, String> {

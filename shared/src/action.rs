@@ -30,6 +30,11 @@ impl ActionKind {
         }
     }
 
+    /// Whether the job's processes live on, so that what they have mounted must keep its inode.
+    pub const fn keeps_process(self) -> bool {
+        matches!(self, Self::Reload | Self::Sync)
+    }
+
     /// The word that operators see.
     pub const fn word(self) -> &'static str {
         match self {

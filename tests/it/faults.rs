@@ -36,6 +36,79 @@ fn serve_may_stop_and_start_in_the_middle_of_a_deploy() {
     }
 }
 
+/// A job whose start says something before and after it finds `gate`.
+fn gated_job(bucket: &harness::bucket::Bucket, manifest: &serde_json::Value, gate: &std::path::Path) {
+    bucket.recording_job("api", manifest);
+    let wait = format!("for i in $$(seq 600); do [ -e {} ] && break; sleep 0.05; done", gate.display());
+    let start =
+        format!("start:\n\t@mkdir -p data; echo x >> data/ran; echo before; {wait}; echo after; touch data/over\n");
+    bucket.write("workspace/jobs/api/Makefile", &format!("{start}stop:\nrestart:\nreload:\n"));
+}
+
+#[test]
+fn output_that_was_written_while_the_controller_was_away_comes_later_and_once() {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 1);
+    bucket.workers(&hosts, &["all"]);
+    let gate = bucket.dir().join("gate");
+    gated_job(&bucket, &serde_json::json!({"selectors": ["all"]}), &gate);
+    bucket.maand(&["build"]).expect(0);
+    let mut serve = bucket.serve();
+    let agents = agents(&bucket, &hosts);
+    let mut deploy = bucket.start("deploy", &["deploy"]);
+    let log = || bucket.read(&format!("logs/{}.log", hosts[0]));
+    let logged = |what: &str| {
+        harness::poll::until(what, harness::poll::LONG, || {
+            let text = std::fs::read_to_string(bucket.path(&format!("logs/{}.log", hosts[0]))).unwrap_or_default();
+            if text.contains(&format!("msg={what}")) { Ok(()) } else { Err(text) }
+        });
+    };
+    logged("before");
+    // Not killed: a line that was written and not yet counted would come twice, rightly.
+    serve.stop(Duration::from_secs(20));
+    std::fs::write(&gate, "").unwrap();
+    harness::poll::until("the end of make", harness::poll::LONG, || {
+        if agents[0].job_path("api", "data/over").exists() { Ok(()) } else { Err(deploy.printed()) }
+    });
+    let _serve = bucket.serve();
+    assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
+    logged("after");
+    for line in ["msg=before", "msg=after"] {
+        assert_eq!(log().matches(line).count(), 1, "{line}: {}", log());
+    }
+}
+
+#[test]
+fn the_next_batch_downloads_while_this_one_runs() {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 3);
+    bucket.workers(&hosts, &["all"]);
+    let gate = bucket.dir().join("gate");
+    gated_job(&bucket, &serde_json::json!({"selectors": ["all"], "max_concurrent_starts": 1}), &gate);
+    bucket.write("workspace/jobs/api/conf/big", &"x".repeat(100_000));
+    bucket.maand(&["build"]).expect(0);
+    let _serve = bucket.serve();
+    let agents = agents(&bucket, &hosts);
+    let mut deploy = bucket.start("deploy", &["deploy"]);
+    let stored = |agent: &harness::agents::Agent| {
+        let store = agent.bucket_dir().join(".maand/store");
+        let dirs = std::fs::read_dir(store).into_iter().flatten().flatten();
+        dirs.map(|dir| std::fs::read_dir(dir.path()).unwrap().count()).sum::<usize>()
+    };
+    harness::poll::until("the early download", harness::poll::LONG, || match stored(&agents[1]) {
+        0 => Err(deploy.printed()),
+        _ => Ok(()),
+    });
+    assert!(!agents[1].job_path("api", "Makefile").exists(), "downloaded, not put in place");
+    assert_eq!(stored(&agents[2]), 0, "one batch ahead, not all of them");
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
+    for agent in &agents {
+        assert_eq!(agent.read("api", "conf/big").len(), 100_000, "{}", agent.host);
+        assert_eq!(stored(agent), 0, "what is in place has no second copy: {}", agent.host);
+    }
+}
+
 #[cfg(feature = "failpoints")]
 #[test]
 fn an_agent_killed_between_any_two_steps_converges() {

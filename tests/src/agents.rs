@@ -96,9 +96,13 @@ impl Agent {
 
     /// A file of a job on this worker.
     pub fn job_path(&self, job: &str, relative: &str) -> PathBuf {
+        self.bucket_dir().join("jobs").join(job).join(relative)
+    }
+
+    /// The one bucket's directory on this worker.
+    pub fn bucket_dir(&self) -> PathBuf {
         let mut buckets = std::fs::read_dir(self.root()).unwrap();
-        let bucket = buckets.next().unwrap().unwrap().path();
-        bucket.join("jobs").join(job).join(relative)
+        buckets.next().unwrap().unwrap().path()
     }
 
     /// A file of a job on this worker, read; empty when it is not there.

@@ -2,7 +2,7 @@
 //! at the end each touched directory is flushed. A crash anywhere is answered by planning again.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, fchmod, fstatvfs, fsync};
@@ -53,8 +53,12 @@ pub enum Error {
 
 /// Carries `steps` out in `tree`, taking content from the store.
 pub fn activate(tree: &Tree, layout: &Layout, steps: &[Change]) -> Result<(), Error> {
-    let needed: u64 =
-        steps.iter().map(|step| if let Change::Replace { entry, .. } = step { entry.len } else { 0 }).sum();
+    let needed: u64 = steps
+        .iter()
+        .map(
+            |step| if let Change::Replace { entry, .. } | Change::Rewrite { entry, .. } = step { entry.len } else { 0 },
+        )
+        .sum();
     let space = fstatvfs(tree.root()).map_err(|e| Error::Tree { operation: "measure", source: e.into() })?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if needed > 0 && free < needed.saturating_add(RESERVE) {
@@ -64,17 +68,15 @@ pub fn activate(tree: &Tree, layout: &Layout, steps: &[Change]) -> Result<(), Er
     for step in steps {
         let (operation, path) = match step {
             Change::MakeDir(path) => ("make", path),
-            Change::Replace { entry, .. } => ("write", &entry.path),
+            Change::Replace { entry, .. } | Change::Rewrite { entry, .. } => ("write", &entry.path),
             Change::SetMode { path, .. } => ("set the mode of", path),
             Change::Delete(path) => ("delete", path),
             Change::RemoveDir(path) => ("remove", path),
         };
         let done = match step {
             Change::MakeDir(path) => tree.mkdir(path),
-            Change::Replace { entry, mode } => match replace(tree, layout, entry, *mode)? {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error),
-            },
+            Change::Replace { entry, mode } => replace(tree, layout, entry, *mode)?,
+            Change::Rewrite { entry, mode } => rewrite(tree, layout, entry, *mode)?,
             Change::SetMode { path, mode } => {
                 tree.read(path).and_then(|file| Ok(fchmod(file.as_fd(), Mode::from_raw_mode(*mode))?))
             }
@@ -125,6 +127,35 @@ fn replace(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io:
         }
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// In place, for a file that something has mounted. Readers may see a mix for a moment, never an empty
+/// file; a crash in between leaves content that the next plan finds to be wrong and writes again.
+#[expect(clippy::disallowed_methods, reason = "edge: a blob of the store")]
+fn rewrite(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io::Result<()>, Error> {
+    // Known to be whole before the first byte is overwritten.
+    let digest = std::fs::File::open(layout.blob(&entry.blob)).and_then(|mut blob| {
+        let mut reader = HashingWriter::new(io::sink());
+        io::copy(&mut blob, &mut reader)?;
+        Ok((reader.finish().1, blob))
+    });
+    let mut blob = match digest {
+        Ok((digest, blob)) if digest == entry.blob => blob,
+        Ok(_) => {
+            drop(std::fs::remove_file(layout.blob(&entry.blob)));
+            return Err(Error::Damaged(entry.path.clone()));
+        }
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut write = || -> io::Result<()> {
+        let mut file = tree.overwrite(&entry.path)?;
+        blob.seek(io::SeekFrom::Start(0))?;
+        let written = io::copy(&mut blob, &mut file)?;
+        file.set_len(written)?;
+        fchmod(&file, Mode::from_raw_mode(mode))?;
+        file.sync_all()
+    };
+    Ok(write())
 }
 
 #[cfg(test)]
@@ -214,6 +245,29 @@ mod tests {
         std::os::unix::fs::symlink(&outside, place.job.join("conf")).unwrap();
         assert!(apply(&place, &v1, &v2).is_err(), "a link in place of a directory stops the apply");
         assert_eq!(read(&outside.join("key")), "precious");
+    }
+
+    #[test]
+    fn a_mounted_file_is_written_in_place() {
+        let place = place();
+        let v1 = bundle(&place, &[("app.conf", "a long first version")]);
+        apply(&place, &Bundle::default(), &v1).unwrap();
+        let path = place.job.join("app.conf");
+        let held = std::fs::File::open(&path).unwrap();
+        let v2 = bundle(&place, &[("app.conf", "second")]);
+        let tree = Tree::open(&place.job, true).unwrap();
+        let mut survey = survey(&tree, &v1, &v2, 0).unwrap();
+        survey.mounted.insert("app.conf".parse().unwrap());
+        let steps = plan(&v1, &survey, &v2).unwrap().steps;
+        let at = place.layout.blob(&v2.entries()[0].blob);
+        std::fs::write(&at, "evil!!").unwrap();
+        assert!(matches!(activate(&tree, &place.layout, &steps), Err(Error::Damaged(_))));
+        assert_eq!(read(&path), "a long first version", "checked before the first byte is written");
+        std::fs::write(&at, "second").unwrap();
+        activate(&tree, &place.layout, &steps).unwrap();
+        assert_eq!(io::read_to_string(held).unwrap(), "second", "who had it open sees the new content");
+        std::fs::hard_link(&path, place.job.join("other-name")).unwrap();
+        assert!(tree.overwrite(&"app.conf".parse().unwrap()).is_err(), "another name's content is not ours to change");
     }
 
     #[test]

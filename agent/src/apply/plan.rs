@@ -31,6 +31,8 @@ pub struct Survey {
     pub found: BTreeMap<RelPath, OnDisk>,
     /// Files that neither has, outside `data/`, `logs/`, `bin/`.
     pub unmanaged: Vec<RelPath>,
+    /// Files that are mounted by themselves where nothing will be restarted, and have no other name.
+    pub mounted: BTreeSet<RelPath>,
 }
 
 /// One step. Doing a step that is done already changes nothing.
@@ -40,6 +42,13 @@ pub enum Change {
     MakeDir(RelPath),
     /// Put a file in place of whatever is there (not a directory).
     Replace {
+        /// The file.
+        entry: Entry,
+        /// Its permission bits; not always the entry's.
+        mode: u32,
+    },
+    /// Write a file's content over the one there, keeping the file itself: it is mounted somewhere.
+    Rewrite {
         /// The file.
         entry: Entry,
         /// Its permission bits; not always the entry's.
@@ -121,7 +130,9 @@ pub fn plan(last: &Bundle, survey: &Survey, new: &Bundle) -> Result<Changes, Blo
                     Some(last) if last.mode == entry.mode && last.private == entry.private => mode & 0o777,
                     _ => wanted,
                 };
-                if blob != entry.blob {
+                if blob != entry.blob && survey.mounted.contains(&entry.path) {
+                    changes.steps.push(Change::Rewrite { entry: entry.clone(), mode: kept });
+                } else if blob != entry.blob {
                     changes.steps.push(Change::Replace { entry: entry.clone(), mode: kept });
                 } else if mode & 0o7777 != kept {
                     changes.steps.push(Change::SetMode { path: entry.path.clone(), mode: kept });
@@ -189,13 +200,14 @@ mod tests {
         let found = files.iter().map(|(path, content, mode)| {
             (path.parse().unwrap(), OnDisk::File { mode: *mode, blob: BlobDigest::of(content.as_bytes()) })
         });
-        Survey { found: found.collect(), unmanaged: vec![] }
+        Survey { found: found.collect(), ..Survey::default() }
     }
 
     fn words(changes: &Changes) -> Vec<String> {
         let word = |change: &Change| match change {
             Change::MakeDir(path) => format!("mkdir {path}"),
             Change::Replace { entry, mode } => format!("put {} {mode:o}", entry.path),
+            Change::Rewrite { entry, mode } => format!("rewrite {} {mode:o}", entry.path),
             Change::SetMode { path, mode } => format!("mode {path} {mode:o}"),
             Change::Delete(path) => format!("rm {path}"),
             Change::RemoveDir(path) => format!("rmdir {path}"),
@@ -216,6 +228,16 @@ mod tests {
         assert!(changes.drift.is_empty());
         let done = [("Makefile", "m", 0o644), ("conf/a", "2", 0o644), ("new/y", "y", 0o755)];
         assert_eq!(words(&plan(&v1, &disk(&done), &v2).unwrap()), ["mkdir conf", "mkdir new", "rmdir old"]);
+    }
+
+    #[test]
+    fn a_mounted_file_keeps_its_inode() {
+        let (v1, v2) =
+            (bundle(&[("a", "1", 0o644), ("b", "1", 0o644)]), bundle(&[("a", "2", 0o644), ("b", "2", 0o644)]));
+        let mut there = disk(&[("a", "1", 0o644), ("b", "1", 0o644)]);
+        there.mounted.insert("a".parse().unwrap());
+        assert_eq!(words(&plan(&v1, &there, &v2).unwrap()), ["rewrite a 644", "put b 644"]);
+        assert!(words(&plan(&v1, &there, &v1).unwrap()).is_empty(), "what is as it should be is not written");
     }
 
     #[test]

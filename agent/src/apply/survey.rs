@@ -1,13 +1,18 @@
 //! Edge: looks at what is in place, reading as little as may be: a file whose length and time say
 //! that it was not touched since the last apply is not read.
 
-use std::collections::BTreeMap;
+#![expect(clippy::disallowed_methods, reason = "edge: the kernel's lists of mounts")]
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{Dir, FileType};
 use shared::digest::HashingReader;
 use shared::{BlobDigest, Bundle, RelPath};
 
+use super::mounts::mounted_files;
 use super::plan::{OnDisk, Survey};
 use super::tree::{Tree, absent};
 
@@ -49,6 +54,32 @@ pub fn survey(tree: &Tree, last: &Bundle, new: &Bundle, applied_ms: i64) -> io::
     let managed: BTreeMap<&str, ()> = paths.iter().map(|path| (path.as_str(), ())).collect();
     unmanaged(tree, "", &managed, &mut survey.unmanaged)?;
     Ok(survey)
+}
+
+/// Which of the surveyed files are mounted by themselves, here or in any container. Looks at one
+/// process of each mount namespace; what ends meanwhile, or may not be looked at, has no say.
+pub fn mounted(tree: &Tree, path: &Path, survey: &mut Survey) {
+    let files: BTreeSet<RelPath> = survey
+        .found
+        .iter()
+        .filter(|(_, found)| matches!(found, OnDisk::File { .. }))
+        .map(|(path, _)| path.clone())
+        .filter(|path| tree.stat(path).is_ok_and(|stat| stat.is_some_and(|stat| stat.st_nlink == 1)))
+        .collect();
+    let (Ok(path), Ok(own)) = (std::fs::canonicalize(path), std::fs::read("/proc/self/mountinfo")) else { return };
+    let mut namespaces: BTreeSet<std::path::PathBuf> = std::fs::read_link("/proc/self/ns/mnt").into_iter().collect();
+    let mut others = Vec::new();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let dir = process.path();
+        if let Ok(namespace) = std::fs::read_link(dir.join("ns/mnt"))
+            && namespaces.insert(namespace)
+            && let Ok(mountinfo) = std::fs::read(dir.join("mountinfo"))
+        {
+            others.push(mountinfo);
+        }
+    }
+    let others = others.iter().map(Vec::as_slice);
+    survey.mounted = mounted_files(path.as_os_str().as_bytes(), &own, others, &files);
 }
 
 /// sha256 of a file; `None` when it went, or turned into something else, in between.

@@ -80,6 +80,19 @@ impl Tree {
         }
     }
 
+    /// Opens a regular file that has this one name for writing over its content; nothing is cut off.
+    pub fn overwrite(&self, path: &RelPath) -> io::Result<File> {
+        let parent = self.parent(path)?;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&parent, path.file_name(), flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1 {
+            Ok(File::from(file))
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path} is not a regular file of one name")))
+        }
+    }
+
     /// Makes a directory, if it is not there.
     pub fn mkdir(&self, path: &RelPath) -> io::Result<()> {
         let parent = self.parent(path)?;

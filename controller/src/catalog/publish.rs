@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params};
 use shared::api::v1::desired::{DesiredAction, Fence, RunState};
-use shared::{RunId, WorkerId};
+use shared::{BundleDigest, RunId, WorkerId};
 
 use super::desired::state_word;
 use super::{During, Result, parsed, to_json};
@@ -20,7 +20,7 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
                 "INSERT INTO desired_worker (worker_id, host, labels, epoch, update_seq, generation, issued_at, prefetch) \
                  VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, '[]') ON CONFLICT (worker_id) DO UPDATE SET host = excluded.host, \
                    labels = excluded.labels, epoch = excluded.epoch, update_seq = excluded.update_seq, \
-                   generation = generation + 1, issued_at = excluded.issued_at",
+                   generation = generation + 1, issued_at = excluded.issued_at, prefetch = '[]'",
             )
             .and_then(|mut upsert| {
                 let labels = serde_json::to_string(&worker.labels).unwrap_or_else(|_| "[]".to_owned());
@@ -58,10 +58,11 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
     Ok(())
 }
 
-/// Writes releases; the fence of each worker that was told something.
+/// Writes releases, and what is to be downloaded early; the fence of each worker that was told something.
 pub fn release(
     connection: &Connection,
     releases: &[Release],
+    early: &[(WorkerId, BundleDigest)],
     run: RunId,
     now_ms: i64,
 ) -> Result<Vec<(WorkerId, Fence)>> {
@@ -88,6 +89,12 @@ pub fn release(
             .during("releasing an allocation")?;
         workers.insert(release.worker_id);
     }
+    let brought = releases.iter().map(|release| (release.worker_id, release.bundle, false));
+    for (worker, bundle, wanted) in brought.chain(early.iter().map(|(worker, bundle)| (*worker, *bundle, true))) {
+        if prefetch(connection, worker, bundle, wanted)? {
+            workers.insert(worker);
+        }
+    }
     let mut fences = Vec::new();
     for worker in workers {
         let fence = connection
@@ -104,6 +111,30 @@ pub fn release(
         fences.push((worker, fence));
     }
     Ok(fences)
+}
+
+/// Puts a bundle on the list of what a worker downloads early, or takes it off; whether that changed it.
+fn prefetch(connection: &Connection, worker: WorkerId, bundle: BundleDigest, wanted: bool) -> Result<bool> {
+    use rusqlite::OptionalExtension;
+    let list: Option<String> = connection
+        .prepare_cached("SELECT prefetch FROM desired_worker WHERE worker_id = ?1")
+        .and_then(|mut select| select.query_row([worker.to_string()], |row| row.get(0)).optional())
+        .during("reading what a worker downloads early")?;
+    let mut list: BTreeSet<BundleDigest> = match list {
+        Some(list) => super::from_json("desired_worker.prefetch", &list)?,
+        None => return Ok(false),
+    };
+    let changed = if wanted { list.insert(bundle) } else { list.remove(&bundle) };
+    if changed {
+        connection
+            .prepare_cached("UPDATE desired_worker SET prefetch = ?2 WHERE worker_id = ?1")
+            .and_then(|mut update| {
+                let list = serde_json::to_string(&list).unwrap_or_else(|_| "[]".to_owned());
+                update.execute(params![worker.to_string(), list])
+            })
+            .during("telling a worker what to download early")?;
+    }
+    Ok(changed)
 }
 
 /// Records that an allocation passed its gate.
@@ -239,13 +270,13 @@ pub fn lease(connection: &Connection, run: RunId, owner: &str, until_ms: i64, no
     Ok(taken == 1)
 }
 
-/// The rollout has ended, or is paused.
-pub fn end_rollout(connection: &Connection, run: RunId, state: &str, now_ms: i64) -> Result<()> {
+/// The rollout has ended, or is paused; nothing is written when somebody else drives it by now.
+pub fn end_rollout(connection: &Connection, run: RunId, owner: &str, state: &str, now_ms: i64) -> Result<()> {
     connection
         .execute(
             "UPDATE rollout SET state = ?2, ended_at = iif(?2 = 'paused', NULL, ?3), lease_owner = NULL, lease_until = NULL \
-             WHERE run_id = ?1",
-            params![run.to_string(), state, now_ms],
+             WHERE run_id = ?1 AND lease_owner = ?4",
+            params![run.to_string(), state, now_ms, owner],
         )
         .during("ending a rollout")?;
     Ok(())

@@ -130,8 +130,24 @@ impl Driver {
         &self.rollout
     }
 
-    /// Drives until the end, a pause, or the loss of the lease.
+    /// Drives until the end, a pause, or the loss of the lease. After an error the rollout is paused, if
+    /// the catalog still takes that: the next deploy goes on with it at once.
     pub fn drive(
+        &mut self,
+        catalog: &mut Catalog,
+        bucket: &BucketDir,
+        progress: &dyn Progress,
+    ) -> catalog::Result<Ended> {
+        let ended = self.drive_on(catalog, bucket, progress);
+        if ended.is_err()
+            && let Err(error) = self.end(catalog, Ended::Paused)
+        {
+            tracing::warn!(error = shared::diagnostic::chain(&error), run = %self.run, "lease_kept");
+        }
+        ended
+    }
+
+    fn drive_on(
         &mut self,
         catalog: &mut Catalog,
         bucket: &BucketDir,
@@ -180,7 +196,7 @@ impl Driver {
             (_, true) => "failed",
             (_, false) => "done",
         };
-        catalog.write(|tx| publish::end_rollout(tx, self.run, state, clock::now_ms()))?;
+        catalog.write(|tx| publish::end_rollout(tx, self.run, &self.owner, state, clock::now_ms()))?;
         Ok(ended)
     }
 
@@ -230,10 +246,18 @@ impl Driver {
             .iter()
             .filter_map(|effect| if let Effect::Release(release) = effect { Some(release.clone()) } else { None })
             .collect();
+        let early: Vec<_> = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Prefetch { worker_id, bundle } => Some((*worker_id, *bundle)),
+                _ => None,
+            })
+            .collect();
         let (run, before) = (self.run, &self.rollout);
         let next = catalog.write(|tx| {
             let mut next = next.clone();
-            let fences: BTreeMap<WorkerId, _> = publish::release(tx, &releases, run, now_ms)?.into_iter().collect();
+            let fences: BTreeMap<WorkerId, _> =
+                publish::release(tx, &releases, &early, run, now_ms)?.into_iter().collect();
             for release in &releases {
                 if let Some(fence) = fences.get(&release.worker_id) {
                     next.released_in(release.alloc_id, *fence);

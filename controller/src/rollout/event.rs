@@ -37,6 +37,13 @@ pub struct Observed {
 pub enum Effect {
     /// Tell an agent.
     Release(Release),
+    /// Tell an agent what a later batch will bring, so that it downloads early. A hint: nothing waits for it.
+    Prefetch {
+        /// Whose.
+        worker_id: WorkerId,
+        /// The files.
+        bundle: BundleDigest,
+    },
     /// Record that an allocation passed its gate.
     Promote {
         /// Which.

@@ -159,6 +159,10 @@ impl JobRollout {
             effects.push(self.moved(&step.host, Moved::Released(step.kind)));
             missing.insert(step.alloc_id, flight);
         }
+        // One batch ahead: no more agents at once than a batch has.
+        for step in self.plan.batches.get(next + 1).into_iter().flatten().filter(|step| step.from != Some(step.to)) {
+            effects.push(Effect::Prefetch { worker_id: step.worker_id, bundle: step.to });
+        }
         self.state = State::Awaiting { batch: next, missing, failed: Vec::new() };
     }
 

@@ -200,6 +200,14 @@ pub fn run(seed: u64, mutant: Mutant) -> Result<(), String> {
                     }
                     promoted.insert(*alloc_id);
                 }
+                // A hint: only that nobody is told to download what was promoted there already.
+                Effect::Prefetch { worker_id, bundle } => {
+                    let moves = || plan.jobs.iter().flat_map(|job| job.batches.iter().flatten());
+                    if !moves().any(|m| m.worker_id == *worker_id && m.to == *bundle && !promoted.contains(&m.alloc_id))
+                    {
+                        return Err(format!("{worker_id} is to download {bundle} early, which it will not be given"));
+                    }
+                }
                 Effect::Moved { .. } => {}
             }
         }

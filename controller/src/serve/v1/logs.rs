@@ -37,9 +37,10 @@ pub(super) async fn logs(
             let Some(desired) = desired::state(connection, worker)? else { return Ok(()) };
             for (chunk, bytes) in &chunks {
                 let job = desired.allocations.iter().any(|a| a.job == chunk.job);
-                if !job || chunk.offset < written(connection, chunk)? {
-                    continue;
-                }
+                // An agent that was ended sends again what it does not know to have sent, cut elsewhere.
+                let known = written(connection, chunk)?.saturating_sub(chunk.offset);
+                let new = usize::try_from(known).ok().and_then(|known| bytes.get(known..));
+                let Some(bytes) = new.filter(|bytes| job && !bytes.is_empty()) else { continue };
                 // Written first: after a crash in between a line comes twice rather than never.
                 let text = String::from_utf8_lossy(bytes);
                 let omitted = (chunk.omitted > 0).then(|| format!("({} bytes left out here)", chunk.omitted));
@@ -57,7 +58,7 @@ pub(super) async fn logs(
                 };
                 let lines: Vec<Line<'_>> = omitted.as_deref().into_iter().chain(text.lines()).map(line).collect();
                 held.log.write(now_ms, &lines);
-                let end = chunk.offset + bytes.len() as u64;
+                let end = chunk.offset + known + bytes.len() as u64;
                 connection
                     .prepare_cached(
                         "INSERT INTO log_offset (action_id, stream, offset) VALUES (?1, ?2, ?3) \
