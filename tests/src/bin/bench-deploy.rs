@@ -8,6 +8,7 @@
 //! Prints wall time, CPU of every process and bytes on the wire (both ways, TLS included, as a proxy
 //! between agents and controller counts them), then what an idle agent costs.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -72,19 +73,20 @@ fn main() {
 /// Resident memory and wake-ups of one agent over a minute in which nothing happens.
 fn idle(agents: &mut [Agent]) {
     let pid = agents[0].process().pid();
-    let wakeups = |pid: u32| -> u64 {
-        let mut sum = 0;
+    // By thread: one that ended meanwhile has no say.
+    let wakeups = |pid: u32| -> BTreeMap<PathBuf, u64> {
+        let mut threads = BTreeMap::new();
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("the agent runs").flatten() {
             let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
             let value = |key: &str| -> u64 {
                 let line = status.lines().find(|line| line.starts_with(key));
                 line.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse().ok()).unwrap_or(0)
             };
-            sum += value("voluntary_ctxt_switches");
+            threads.insert(task.path(), value("voluntary_ctxt_switches"));
         }
-        sum
+        threads
     };
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(15));
     let before = (wakeups(pid), cpu(pid));
     std::thread::sleep(Duration::from_secs(60));
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -97,7 +99,7 @@ fn idle(agents: &mut [Agent]) {
         .to_owned();
     println!(
         "idle agent     resident {rss}, {} wake-ups and {:.1} ms of CPU in a minute",
-        wakeups(pid) - before.0,
+        wakeups(pid).iter().map(|(thread, n)| n - before.0.get(thread).unwrap_or(&0)).sum::<u64>(),
         (cpu(pid) - before.1) * 1e3
     );
 }
