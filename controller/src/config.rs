@@ -22,6 +22,13 @@ pub const TEMPLATE: &str = "\
 # Seconds that a deploy waits for an agent to pick up its work.
 # pickup_timeout = 60
 
+# Days that certificates of jobs are good for, and how many days before their end a build renews them.
+# certs_ttl = 60
+# certs_renewal_buffer = 10
+
+# Which file overrides the jobs' resources: \"prod\" for workspace/bucket.jobs.prod.conf, \"\" for bucket.jobs.conf.
+# job_config_selector = \"\"
+
 # Form of the lines in logs/: \"kv\" or \"json\".
 # log_format = \"kv\"
 ";
@@ -37,6 +44,12 @@ pub struct Settings {
     pub pickup_timeout_s: u64,
     /// Whether log lines are JSON.
     pub log_json: bool,
+    /// Days that a job's certificate is good.
+    pub certs_ttl_days: u32,
+    /// Days before its end from which a build renews it.
+    pub certs_renewal_days: u32,
+    /// Picks `bucket.jobs.<selector>.conf`; empty for `bucket.jobs.conf`.
+    pub job_config_selector: String,
     /// What deserves a word but stops nothing.
     pub warnings: Vec<String>,
 }
@@ -48,16 +61,25 @@ impl Default for Settings {
             advertise: None,
             pickup_timeout_s: 60,
             log_json: false,
+            certs_ttl_days: 60,
+            certs_renewal_days: 10,
+            job_config_selector: String::new(),
             warnings: Vec::new(),
         }
     }
 }
 
-const KNOWN: [&str; 4] = ["listen", "advertise", "pickup_timeout", "log_format"];
+const KNOWN: [&str; 7] = [
+    "listen",
+    "advertise",
+    "pickup_timeout",
+    "certs_ttl",
+    "certs_renewal_buffer",
+    "job_config_selector",
+    "log_format",
+];
 /// Of the tool that connected with SSH; accepted, with a word on what replaces them.
 const OLD: [&str; 4] = ["use_sudo", "ssh_user", "ssh_key", "ssh_port"];
-/// Settings of certificates for jobs and of override files.
-const LATER: [&str; 3] = ["certs_ttl", "certs_renewal_buffer", "job_config_selector"];
 
 impl Settings {
     /// Reads maand.conf; a missing one means the defaults.
@@ -115,13 +137,26 @@ impl Settings {
                 ("log_format", _) => problems.push(problem("log_format is \"kv\" or \"json\"".into())),
                 ("listen" | "advertise", _) => problems.push(problem(format!("{key} is a text in quotes"))),
                 (key, _) if OLD.contains(&key) => old.push(key.to_owned()),
-                (key, _) if LATER.contains(&key) => {
-                    problems.push(
-                        Diagnostic::new(Code::NotSupportedYet, format!("{key} is not supported yet"))
-                            .at("maand.conf")
-                            .remedy("take it out until certificates for jobs and override files are there"),
-                    );
+                // The older tool wrote 0 for "not set".
+                ("certs_ttl", toml::Value::Integer(0)) => {}
+                ("certs_ttl", toml::Value::Integer(days @ 1..=3650)) => {
+                    settings.certs_ttl_days = u32::try_from(*days).unwrap_or(60);
                 }
+                ("certs_ttl", _) => problems.push(problem("certs_ttl is a number of days, 1 to 3650".into())),
+                ("certs_renewal_buffer", toml::Value::Integer(days @ 0..=3650)) => {
+                    settings.certs_renewal_days = u32::try_from(*days).unwrap_or(0);
+                }
+                ("certs_renewal_buffer", _) => {
+                    problems.push(problem("certs_renewal_buffer is a number of days, 0 to 3650".into()));
+                }
+                ("job_config_selector", toml::Value::String(text)) => match text.trim() {
+                    "" => {}
+                    text if text.parse::<shared::Name>().is_ok() => {
+                        text.clone_into(&mut settings.job_config_selector);
+                    }
+                    text => problems.push(problem(format!("job_config_selector = {text:?} is not a name"))),
+                },
+                ("job_config_selector", _) => problems.push(problem(format!("{key} is a text in quotes"))),
                 (key, _) => {
                     let unknown = problem(format!("there is no setting {key:?}"));
                     problems.push(match closest(key, KNOWN) {
@@ -130,6 +165,13 @@ impl Settings {
                     });
                 }
             }
+        }
+        if settings.certs_renewal_days >= settings.certs_ttl_days {
+            let (buffer, ttl) = (settings.certs_renewal_days, settings.certs_ttl_days);
+            problems.push(
+                problem(format!("certs_renewal_buffer {buffer} is not below certs_ttl {ttl}"))
+                    .remedy("every build would make every certificate anew, and every deploy restart its job"),
+            );
         }
         if !old.is_empty() {
             settings.warnings.push(format!(
@@ -169,7 +211,9 @@ mod tests {
     #[test]
     fn the_template_is_the_defaults() {
         assert_eq!(Settings::parse(TEMPLATE), Ok(Settings::default()));
-        let shown = TEMPLATE.replace("# listen", "listen").replace("# pickup", "pickup").replace("# log_f", "log_f");
+        let shown = ["listen", "pickup", "log_f", "certs_", "job_config"]
+            .iter()
+            .fold(TEMPLATE.to_owned(), |text, key| text.replace(&format!("# {key}"), key));
         assert_eq!(Settings::parse(&shown), Ok(Settings::default()), "the defaults that it shows are the defaults");
     }
 

@@ -16,6 +16,7 @@ pub mod workspace;
 pub mod bundle;
 pub mod catalog;
 pub mod clock;
+pub mod compose;
 pub mod config;
 pub mod drive;
 pub mod paths;

@@ -39,6 +39,8 @@ paths! {
     workers_json = "workspace/workers.json";
     /// Variables of the bucket.
     bucket_conf = "workspace/bucket.conf";
+    /// What is drained.
+    disabled_json = "workspace/disabled.json";
     /// Jobs, a directory each.
     jobs = "workspace/jobs";
     /// Keys and certificates; 0700.
@@ -79,6 +81,12 @@ impl BucketDir {
     /// A job's directory.
     pub fn job(&self, job: &str) -> PathBuf {
         self.jobs().join(job)
+    }
+
+    /// The file that overrides the jobs' resources.
+    pub fn overrides(&self, selector: &str) -> PathBuf {
+        let name = if selector.is_empty() { "bucket.jobs.conf".to_owned() } else { format!("bucket.jobs.{selector}.conf") };
+        self.workspace().join(name)
     }
 
     /// The log of a worker.

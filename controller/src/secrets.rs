@@ -94,6 +94,23 @@ impl SealingKey {
     }
 }
 
+impl SealingKey {
+    /// The stored form of a secret value: it opens at `key` of `namespace` and nowhere else.
+    pub fn seal_value(&self, namespace: &str, key: &str, value: &str) -> Result<String, Error> {
+        let sealed = self.seal(format!("{namespace}\0{key}").as_bytes(), value.as_bytes())?;
+        Ok(format!("{}{}", crate::catalog::kv::SEALED, data_encoding::BASE64.encode(&sealed)))
+    }
+
+    /// The value behind a stored form.
+    pub fn open_value(&self, namespace: &str, key: &str, stored: &str) -> Result<Zeroizing<String>, Error> {
+        let sealed = stored.strip_prefix(crate::catalog::kv::SEALED).ok_or(Error::Open)?;
+        let sealed = data_encoding::BASE64.decode(sealed.as_bytes()).map_err(|_| Error::Open)?;
+        let opened = self.open(format!("{namespace}\0{key}").as_bytes(), &sealed)?;
+        let text = std::str::from_utf8(&opened).map_err(|_| Error::Open)?;
+        Ok(Zeroizing::new(text.to_owned()))
+    }
+}
+
 /// Fills `bytes` from the operating system's generator.
 pub fn random(bytes: &mut [u8]) -> Result<(), Error> {
     aws_lc_rs::rand::fill(bytes).map_err(|_| Error::Seal)
@@ -118,6 +135,9 @@ mod tests {
         assert!(key.open(b"a", &altered).is_err());
         assert!(key.open(b"a", &sealed[..5]).is_err());
         assert_ne!(key.seal(b"a", b"secret").unwrap(), sealed);
+        let stored = key.seal_value("secrets/job/api", "password", "x").unwrap();
+        assert_eq!(&**key.open_value("secrets/job/api", "password", &stored).unwrap(), "x");
+        assert!(key.open_value("secrets/job/web", "password", &stored).is_err(), "a value cannot be moved");
         std::fs::write(&path, b"short").unwrap();
         assert!(matches!(SealingKey::load(&path), Err(Error::Length { len: 5, .. })));
     }

@@ -10,4 +10,5 @@ mod dev;
 mod faults;
 mod join;
 mod namespaces;
+mod rules;
 mod sim;

@@ -73,14 +73,16 @@ pub fn assign(jobs: &[JobInput], before: &Ports, pool: (u16, u16)) -> Result<Por
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::json::Reader;
     use crate::workspace::manifest;
 
     fn job(name: &str, ports: &str) -> JobInput {
         let text = format!("{{\"resources\": {{\"ports\": {ports}}}}}");
         JobInput {
             name: name.parse().unwrap(),
-            manifest: manifest::parse("m", &text).unwrap(),
+            manifest: manifest::parse(&mut Reader::new("m"), name, &text),
             variables: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             files: Vec::new(),
         }
     }

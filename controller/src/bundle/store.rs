@@ -121,6 +121,11 @@ impl Store {
         Ok(digest)
     }
 
+    /// Stores many small blobs with two flushes of the file system instead of two for each.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { store: self, waiting: Vec::new() }
+    }
+
     /// Opens a blob.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
         let path = self.path(digest);
@@ -178,6 +183,79 @@ impl Store {
         // The name must be durable before a row refers to it.
         let synced = File::open(dir).and_then(|dir| dir.sync_all());
         synced.map_err(|source| Error::Io { operation: "flush", path: dir.to_owned(), source })
+    }
+}
+
+/// Blobs that are written, and get their names once they are on the disk.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    store: &'a Store,
+    /// Where it is, where it goes.
+    waiting: Vec<(PathBuf, PathBuf)>,
+}
+
+/// Most blobs that wait for their names.
+const BATCH: usize = 4096;
+
+impl Batch<'_> {
+    /// Stores `content` with the batch.
+    pub fn put(&mut self, content: &[u8]) -> Result<BlobDigest> {
+        let digest = BlobDigest::of(content);
+        if !self.store.contains(&digest) {
+            self.write(&self.store.blobs.clone(), &digest, content)?;
+        }
+        Ok(digest)
+    }
+
+    /// Stores private content with the batch, sealed.
+    pub fn put_private(&mut self, key: &SealingKey, content: &[u8]) -> Result<BlobDigest> {
+        let digest = BlobDigest::of(content);
+        if !place(&self.store.private, &digest).is_file() {
+            let sealed = key.seal(digest.as_bytes(), content).map_err(|source| Error::Sealed { digest, source })?;
+            self.write(&self.store.private.clone(), &digest, &sealed)?;
+        }
+        Ok(digest)
+    }
+
+    fn write(&mut self, base: &Path, digest: &BlobDigest, content: &[u8]) -> Result<()> {
+        let (temporary, mut file) = self.store.temporary(base)?;
+        let written = file.write_all(content);
+        self.waiting.push((temporary.clone(), place(base, digest)));
+        written.map_err(|source| Error::Io { operation: "write", path: temporary, source })?;
+        if self.waiting.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.sync()?;
+        for (temporary, path) in std::mem::take(&mut self.waiting) {
+            let named = path.parent().map_or(Ok(()), |dir| if dir.is_dir() { Ok(()) } else { private_dir(dir) });
+            named?;
+            std::fs::rename(&temporary, &path).map_err(|source| Error::Io { operation: "name", path, source })?;
+        }
+        self.sync()
+    }
+
+    /// Everything of this file system: one wait, however many files.
+    fn sync(&self) -> Result<()> {
+        let path = self.store.blobs.clone();
+        let synced = File::open(&path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+        synced.map_err(|source| Error::Io { operation: "flush the file system of", path, source })
+    }
+
+    /// All of it is on the disk, under its name, when this returns.
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        for (temporary, _) in &self.waiting {
+            drop(std::fs::remove_file(temporary));
+        }
     }
 }
 

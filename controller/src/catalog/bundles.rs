@@ -5,19 +5,20 @@ use shared::{Bundle, BundleDigest};
 
 use super::{During, Error, Result};
 
-/// Stores a list, if it is not there.
-pub fn put(connection: &Connection, bundle: &Bundle) -> Result<BundleDigest> {
-    let digest = bundle.digest();
-    if !contains(connection, &digest)? {
-        let damaged = |why: String| Error::Damaged { what: "a bundle's list", why };
-        let json = serde_json::to_vec(bundle).map_err(|error| damaged(error.to_string()))?;
-        let packed = zstd::encode_all(&json[..], 3).map_err(|error| damaged(error.to_string()))?;
-        connection
-            .prepare_cached("INSERT OR IGNORE INTO bundle (digest, entries) VALUES (?1, ?2)")
-            .and_then(|mut insert| insert.execute(params![digest.to_string(), packed]))
-            .during("storing a bundle's list")?;
-    }
-    Ok(digest)
+/// The stored form of a list.
+pub fn pack(bundle: &Bundle) -> Result<Vec<u8>> {
+    let damaged = |why: String| Error::Damaged { what: "a bundle's list", why };
+    let json = serde_json::to_vec(bundle).map_err(|error| damaged(error.to_string()))?;
+    zstd::encode_all(&json[..], 3).map_err(|error| damaged(error.to_string()))
+}
+
+/// Stores a list, packed, if it is not there.
+pub fn put(connection: &Connection, digest: &BundleDigest, packed: &[u8]) -> Result<()> {
+    connection
+        .prepare_cached("INSERT OR IGNORE INTO bundle (digest, entries) VALUES (?1, ?2)")
+        .and_then(|mut insert| insert.execute(params![digest.to_string(), packed]))
+        .during("storing a bundle's list")?;
+    Ok(())
 }
 
 /// Whether the list is there.

@@ -1,52 +1,241 @@
-//! Edge: key-values with their history.
+//! Edge: key-values with their history: versions, tombstones, retention (`spec/behaviour.md` 1.5).
 
-use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
 
-use super::{During, Result};
-use crate::model::kv::Values;
+use rusqlite::{Connection, OptionalExtension, params};
+use shared::{Host, JobName};
 
-/// Everything that is live.
-pub fn live(connection: &Connection) -> Result<Values> {
-    let mut select = connection
-        .prepare_cached(
-            "SELECT namespace, key, value, deleted, max(version) FROM key_value GROUP BY namespace, key ORDER BY namespace, key",
-        )
-        .during("reading key-values")?;
-    let mut rows = select.query([]).during("reading key-values")?;
-    let mut values = Values::new();
-    while let Some(row) = rows.next().during("reading key-values")? {
-        let read = || -> rusqlite::Result<(String, String, String, bool)> {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        };
-        let (namespace, key, value, deleted) = read().during("reading a key-value")?;
-        if !deleted {
-            values.entry(namespace).or_default().insert(key, value);
-        }
-    }
-    Ok(values)
+use super::{During, Error, Result};
+use crate::build::namespaces::PEERS;
+use crate::model::Fingerprint;
+use crate::model::kv::{Keys, Namespace};
+
+/// Versions of a key that are kept besides the latest.
+const KEPT_VERSIONS: u64 = 7;
+/// Begins the stored form of a secret.
+pub const SEALED: &str = "enc:v1:";
+
+/// The latest row of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Where.
+    pub namespace: String,
+    /// Which.
+    pub key: String,
+    /// Counted from 1; a deletion counts too.
+    pub version: u64,
+    /// As stored: sealed when it is secret.
+    pub value: String,
+    /// Milliseconds since 1970 UTC.
+    pub created_ms: i64,
+    /// It is a tombstone.
+    pub deleted: bool,
+    /// The value follows from the allocations; what is stored is a digest of it.
+    derived: bool,
 }
 
-/// Writes what a build made: a new version for what changed, a tombstone for what is gone.
-pub fn write(connection: &Connection, before: &Values, after: &Values, now_ms: i64) -> Result<()> {
-    let mut insert = connection
-        .prepare_cached(
-            "INSERT INTO key_value (namespace, key, version, value, created_at, deleted) VALUES (?1, ?2, \
-             (SELECT coalesce(max(version), 0) + 1 FROM key_value WHERE namespace = ?1 AND key = ?2), ?3, ?4, ?5)",
-        )
-        .during("writing key-values")?;
-    for (namespace, keys) in after {
-        for (key, value) in keys {
-            if before.get(namespace).and_then(|old| old.get(key)) != Some(value) {
-                insert.execute(params![namespace, key, value, now_ms, false]).during("writing a key-value")?;
-            }
-        }
+impl Row {
+    /// Whether the value is sealed.
+    pub fn is_sealed(&self) -> bool {
+        self.value.starts_with(SEALED)
     }
-    for (namespace, keys) in before {
-        for key in keys.keys() {
-            if !after.get(namespace).is_some_and(|new| new.contains_key(key)) {
-                insert.execute(params![namespace, key, "", now_ms, true]).during("deleting a key-value")?;
-            }
-        }
+}
+
+/// The latest row of every key of `namespace`, tombstones included.
+pub fn rows(connection: &Connection, namespace: &str) -> Result<BTreeMap<String, Row>> {
+    let mut rows = BTreeMap::new();
+    each(connection, "namespace = ?1", &[namespace], |row| drop(rows.insert(row.key.clone(), row)))?;
+    Ok(rows)
+}
+
+/// The latest row of every key there is, tombstones included, by namespace and key.
+pub fn all(connection: &Connection) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    each(connection, "1", &[], |row| rows.push(row))?;
+    Ok(rows)
+}
+
+/// The latest row of one key; `None` when it never was, or is deleted.
+pub fn get(connection: &Connection, namespace: &str, key: &str) -> Result<Option<Row>> {
+    let mut found = None;
+    each(connection, "namespace = ?1 AND key = ?2", &[namespace, key], |row| found = Some(row))?;
+    Ok(found.filter(|row| !row.deleted))
+}
+
+/// What a row's value is, where it is not stored itself.
+pub fn resolve(connection: &Connection, row: &Row) -> Result<String> {
+    match row.namespace.parse() {
+        Ok(Namespace::Allocation(job, host)) if row.derived => peers(connection, &job, &host),
+        _ => Ok(row.value.clone()),
+    }
+}
+
+fn peers(connection: &Connection, job: &JobName, host: &Host) -> Result<String> {
+    let mut select = connection
+        .prepare_cached(
+            "SELECT a.host FROM allocation a LEFT JOIN worker w USING (worker_id) \
+             WHERE a.job = ?1 AND a.removed = 0 AND a.host <> ?2 ORDER BY w.position, a.host",
+        )
+        .during("reading an allocation's peers")?;
+    let hosts = select
+        .query_map([job.as_str(), host.as_str()], |row| row.get::<_, String>(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .during("reading an allocation's peers")?;
+    Ok(hosts.join(","))
+}
+
+fn each(connection: &Connection, filter: &str, values: &[&str], mut take: impl FnMut(Row)) -> Result<()> {
+    // With a bare max() SQLite takes the other columns from the row that has it.
+    let sql = format!(
+        "SELECT namespace, key, max(version), value, created_at, deleted, derived FROM key_value WHERE {filter} \
+         GROUP BY namespace, key ORDER BY namespace, key"
+    );
+    let mut select = connection.prepare_cached(&sql).during("reading key-values")?;
+    let mut rows = select.query(rusqlite::params_from_iter(values)).during("reading key-values")?;
+    while let Some(row) = rows.next().during("reading key-values")? {
+        let read = || -> rusqlite::Result<Row> {
+            Ok(Row {
+                namespace: row.get(0)?,
+                key: row.get(1)?,
+                version: row.get(2)?,
+                value: row.get(3)?,
+                created_ms: row.get(4)?,
+                deleted: row.get(5)?,
+                derived: row.get(6)?,
+            })
+        };
+        take(read().during("reading a key-value")?);
     }
     Ok(())
+}
+
+/// Namespaces of jobs' variables and secrets that have rows, for all that hooks wrote.
+pub fn of_hooks(connection: &Connection) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    each(connection, "(namespace GLOB 'vars/job/*' OR namespace GLOB 'secrets/job/*')", &[], |row| rows.push(row))?;
+    Ok(rows)
+}
+
+/// Writes one value, if it is another one.
+pub fn put(connection: &Connection, namespace: &str, key: &str, value: &str, now_ms: i64) -> Result<()> {
+    let known = get(connection, namespace, key)?;
+    if known.is_some_and(|row| row.value == value) {
+        return Ok(());
+    }
+    insert(connection, namespace, key, value, false, false, now_ms)
+}
+
+/// Marks a key as deleted.
+pub fn delete(connection: &Connection, namespace: &str, key: &str, now_ms: i64) -> Result<()> {
+    insert(connection, namespace, key, "", true, false, now_ms)
+}
+
+fn insert(
+    connection: &Connection,
+    namespace: &str,
+    key: &str,
+    value: &str,
+    deleted: bool,
+    derived: bool,
+    now_ms: i64,
+) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO key_value (namespace, key, version, value, created_at, deleted, derived) VALUES (?1, ?2, \
+             (SELECT coalesce(max(version), 0) + 1 FROM key_value WHERE namespace = ?1 AND key = ?2), ?3, ?4, ?5, ?6)",
+        )
+        .and_then(|mut insert| insert.execute(params![namespace, key, value, now_ms, deleted, derived]))
+        .during("writing a key-value")?;
+    Ok(())
+}
+
+/// Makes the live keys of `namespace` those of `keys`, as far as `owned` says that they are ours:
+/// changed ones get a new version, missing ones a tombstone.
+pub fn sync(
+    connection: &Connection,
+    namespace: &Namespace,
+    keys: &Keys,
+    owned: impl Fn(&str) -> bool,
+    now_ms: i64,
+) -> Result<()> {
+    let name = namespace.to_string();
+    let there = rows(connection, &name)?;
+    let of_allocation = matches!(namespace, Namespace::Allocation(..));
+    for (key, value) in keys {
+        let derived = of_allocation && key == PEERS;
+        let digest;
+        let stored = if derived {
+            // A list of all the others, for each of them: a million rows of a thousand workers.
+            let mut print = Fingerprint::new("maand-derived-1");
+            print.part(&value.text);
+            digest = data_encoding::HEXLOWER.encode(&print.finish()[..16]);
+            &digest
+        } else {
+            &value.text
+        };
+        if !there.get(key).is_some_and(|row| !row.deleted && row.derived == derived && row.value == *stored) {
+            insert(connection, &name, key, stored, false, derived, now_ms)?;
+        }
+    }
+    for (key, _) in there.iter().filter(|(key, row)| !row.deleted && owned(key) && !keys.contains_key(*key)) {
+        delete(connection, &name, key, now_ms)?;
+    }
+    Ok(())
+}
+
+/// The namespaces below `prefix` that have a live key.
+pub fn live_below(connection: &Connection, prefix: &str) -> Result<Vec<String>> {
+    let mut select = connection
+        .prepare_cached("SELECT DISTINCT namespace FROM key_value WHERE namespace >= ?1 AND namespace < ?2")
+        .during("listing namespaces")?;
+    // '0' follows '/': everything that begins with the prefix, which ends with one.
+    let end = format!("{}0", prefix.trim_end_matches('/'));
+    let found = select
+        .query_map([prefix, &end], |row| row.get(0))
+        .and_then(Iterator::collect)
+        .during("listing namespaces")?;
+    Ok(found)
+}
+
+/// What a group of namespaces was made of when it was last written.
+pub fn scope(connection: &Connection, scope: &str) -> Result<Option<[u8; 32]>> {
+    let digest: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT digest FROM kv_scope WHERE scope = ?1")
+        .and_then(|mut select| select.query_row([scope], |row| row.get(0)).optional())
+        .during("reading what namespaces were made of")?;
+    let digest = digest.map(<[u8; 32]>::try_from).transpose();
+    digest.map_err(|_| Error::Damaged { what: "kv_scope.digest", why: "it has not 32 bytes".to_owned() })
+}
+
+/// All scopes there are.
+pub fn scopes(connection: &Connection) -> Result<Vec<String>> {
+    let mut select = connection.prepare_cached("SELECT scope FROM kv_scope").during("listing scopes")?;
+    select.query_map([], |row| row.get(0)).and_then(Iterator::collect).during("listing scopes")
+}
+
+/// Records what a group of namespaces is made of; `None` when it is gone.
+pub fn set_scope(connection: &Connection, scope: &str, digest: Option<&[u8; 32]>) -> Result<()> {
+    match digest {
+        Some(digest) => connection
+            .prepare_cached("INSERT INTO kv_scope (scope, digest) VALUES (?1, ?2) ON CONFLICT (scope) DO UPDATE SET digest = ?2")
+            .and_then(|mut upsert| upsert.execute(params![scope, digest.as_slice()])),
+        None => connection
+            .prepare_cached("DELETE FROM kv_scope WHERE scope = ?1")
+            .and_then(|mut delete| delete.execute([scope])),
+    }
+    .during("recording what namespaces are made of")?;
+    Ok(())
+}
+
+/// Forgets old versions: of each key all but the latest and seven more, and keys that are deleted, when
+/// the latest row is older than `before_ms`.
+pub fn purge(connection: &Connection, before_ms: i64) -> Result<usize> {
+    connection
+        .execute(
+            "DELETE FROM key_value AS old WHERE EXISTS (SELECT 1 FROM (SELECT max(version) AS version, deleted, created_at \
+               FROM key_value WHERE namespace = old.namespace AND key = old.key) AS latest \
+             WHERE latest.created_at < ?1 AND (latest.deleted = 1 OR old.version + ?2 < latest.version))",
+            params![before_ms, KEPT_VERSIONS],
+        )
+        .during("purging old key-values")
 }

@@ -5,6 +5,7 @@
 
 pub mod agents;
 pub mod bundles;
+pub mod certificates;
 pub mod desired;
 pub mod kv;
 pub mod observed;

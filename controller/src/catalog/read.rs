@@ -1,9 +1,12 @@
 //! Edge: rows to `model::Snapshot`.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, Row};
 use shared::{BlobDigest, BucketId, JobName};
 
 use super::{During, Error, Result, from_json, parsed};
+use crate::compose::Reads;
 use crate::model::{Allocation, FileKind, Job, JobFile, Promoted, Snapshot, Worker};
 
 /// Which bucket it is.
@@ -100,7 +103,7 @@ pub fn files(connection: &Connection) -> Result<Vec<(JobName, JobFile)>> {
 
 fn allocations(connection: &Connection) -> Result<Vec<Allocation>> {
     let sql = "SELECT a.alloc_id, a.job, a.host, a.worker_id, a.disabled, a.removed, a.start_pending, a.deployment_seq, \
-                 a.new_version, a.bundle, p.bundle, p.version \
+                 a.new_version, a.bundle, p.bundle, p.version, a.render_inputs \
                FROM allocation a LEFT JOIN promoted p USING (alloc_id) LEFT JOIN worker w USING (worker_id) \
                ORDER BY a.job, w.position, a.host";
     collect(connection, "reading the allocations", sql, |row| {
@@ -124,8 +127,30 @@ fn allocations(connection: &Connection) -> Result<Vec<Allocation>> {
             new_version: text(row, 8)?,
             bundle: digest(9)?,
             promoted,
+            render_inputs: inputs(row, 12)?,
         })
     })
+}
+
+fn inputs(row: &Row<'_>, at: usize) -> Result<Option<[u8; 32]>> {
+    let bytes: Option<Vec<u8>> = row.get(at).during("reading what a build made things of")?;
+    let digest = bytes.map(<[u8; 32]>::try_from).transpose();
+    digest.map_err(|_| Error::Damaged { what: "a digest of inputs", why: "it has not 32 bytes".to_owned() })
+}
+
+/// By job: digest of what its bundles were made of, and what its templates read.
+pub type JobInputs = BTreeMap<JobName, (Option<[u8; 32]>, Reads)>;
+
+/// What the last build made of every job.
+pub fn job_inputs(connection: &Connection) -> Result<JobInputs> {
+    let rows = collect(connection, "reading what jobs were made of", "SELECT name, inputs, reads FROM job", |row| {
+        let reads = match text(row, 2)?.as_str() {
+            "[]" => Reads::default(),
+            json => from_json("job.reads", json)?,
+        };
+        Ok((parsed("job.name", &text(row, 0)?)?, (inputs(row, 1)?, reads)))
+    })?;
+    Ok(rows.into_iter().collect())
 }
 
 /// What the last build knew of the workspace's files.

@@ -27,6 +27,8 @@ pub struct Allocation {
     pub bundle: Option<BundleDigest>,
     /// What was last proved good here; `None` when nothing ever was.
     pub promoted: Option<Promoted>,
+    /// Digest of what its templates were rendered from at the last build; `None` without templates.
+    pub render_inputs: Option<[u8; 32]>,
 }
 
 impl Allocation {

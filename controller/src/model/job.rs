@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shared::{BlobDigest, JobName, Name, RelPath, Version};
 
+use super::cert::CertSpec;
+use super::{Glob, HealthCheck, Hook};
+
 /// Time limit of a make target when the manifest has none, seconds.
 pub const DEFAULT_ACTION_TIMEOUT_S: u64 = 300;
 
@@ -38,6 +41,94 @@ pub struct JobSpec {
     pub ports: BTreeMap<Name, u16>,
     /// Where the demand graph puts the job; lower rolls first.
     pub deployment_seq: u32,
+    /// MiB.
+    #[serde(default)]
+    pub memory: Amount,
+    /// MHz.
+    #[serde(default)]
+    pub cpu: Amount,
+    /// What an update does.
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+    /// With the policy `reload`: a changed path that matches one of them restarts.
+    #[serde(default)]
+    pub restart_globs: Vec<Glob>,
+    /// By name.
+    #[serde(default)]
+    pub hooks: BTreeMap<Name, Hook>,
+    /// Of the gates.
+    #[serde(default)]
+    pub health_check: HealthCheck,
+    /// By name.
+    #[serde(default)]
+    pub certs: BTreeMap<Name, CertSpec>,
+    /// How many allocations may fail before the job does.
+    #[serde(default)]
+    pub max_failed: Budget,
+    /// How many allocations may be out of reach.
+    #[serde(default)]
+    pub max_unreachable: Budget,
+    /// Permission bits of the job's directory, when the manifest sets them.
+    #[serde(default)]
+    pub dir_mode: Option<u32>,
+}
+
+/// What an update does to an allocation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// `make restart`.
+    #[default]
+    Always,
+    /// `make reload`, or `make restart` where a glob matches.
+    Reload,
+    /// Files only.
+    Never,
+}
+
+/// A reservation of memory or processor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Least that an override may set.
+    pub min: f64,
+    /// Most that it may set.
+    pub max: f64,
+    /// What counts against a worker.
+    pub reserved: f64,
+    /// `manifest`, or the override file's name.
+    pub source: String,
+}
+
+impl Default for Amount {
+    fn default() -> Self {
+        Self { min: 0.0, max: 0.0, reserved: 0.0, source: "manifest".to_owned() }
+    }
+}
+
+/// A number of allocations, or a part of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred, rounded down.
+    Percent(u8),
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::Count(0)
+    }
+}
+
+impl Budget {
+    /// How many of `all` that is.
+    pub fn of(self, all: usize) -> usize {
+        match self {
+            Self::Count(count) => count as usize,
+            Self::Percent(percent) => all * usize::from(percent) / 100,
+        }
+    }
 }
 
 impl JobSpec {

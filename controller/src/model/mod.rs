@@ -2,6 +2,11 @@
 
 pub mod allocation;
 pub mod catalog;
+pub mod cert;
+pub mod fingerprint;
+pub mod glob;
+pub mod health;
+pub mod hook;
 pub mod job;
 pub mod kv;
 pub mod units;
@@ -9,5 +14,9 @@ pub mod worker;
 
 pub use allocation::{Allocation, Promoted};
 pub use catalog::Snapshot;
-pub use job::{FileKind, Job, JobFile, JobSpec};
+pub use fingerprint::Fingerprint;
+pub use glob::Glob;
+pub use health::{HealthCheck, Probe};
+pub use hook::{Demand, Hook, HookEvent};
+pub use job::{Amount, Budget, FileKind, Job, JobFile, JobSpec, RestartPolicy};
 pub use worker::Worker;

@@ -46,6 +46,7 @@ mod tests {
             new_version: "1.0.0".into(),
             bundle: Some(digest(1)),
             promoted: promoted.map(|(n, version)| Promoted { bundle: digest(n), version: version.into() }),
+            render_inputs: None,
         };
         use ActionKind::{Restart, Start};
         use Decision::{Move, Skip};

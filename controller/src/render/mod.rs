@@ -18,10 +18,26 @@ pub struct Rendered {
     pub mode: u32,
     /// What it is.
     pub content: Vec<u8>,
+    /// It was made of a secret.
+    pub private: bool,
 }
 
-/// The bundle of one allocation: what is shipped as it is, and what was rendered.
-pub fn bundle(job: &Job, rendered: &[Rendered]) -> Result<Bundle, shared::bundle::BundleError> {
+impl Rendered {
+    /// As an entry of a bundle.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            path: self.path.clone(),
+            mode: self.mode,
+            len: self.content.len() as u64,
+            blob: BlobDigest::of(&self.content),
+            private: self.private,
+        }
+    }
+}
+
+/// The bundle of one allocation: what is shipped as it is, what was rendered, and its certificates,
+/// which take the place of files of their name.
+pub fn bundle(job: &Job, rendered: Vec<Entry>, certificates: Vec<Entry>) -> Result<Bundle, shared::bundle::BundleError> {
     let shipped = job.files.iter().filter(|file| file.kind == FileKind::Shipped).map(|file| Entry {
         path: file.path.clone(),
         mode: file.mode,
@@ -29,14 +45,9 @@ pub fn bundle(job: &Job, rendered: &[Rendered]) -> Result<Bundle, shared::bundle
         blob: file.blob,
         private: false,
     });
-    let made = rendered.iter().map(|file| Entry {
-        path: file.path.clone(),
-        mode: file.mode,
-        len: file.content.len() as u64,
-        blob: BlobDigest::of(&file.content),
-        private: false,
-    });
-    Bundle::new(shipped.chain(made).collect())
+    let taken = |entry: &Entry| certificates.iter().any(|certificate| certificate.path == entry.path);
+    let files = shipped.chain(rendered).filter(|entry| !taken(entry)).collect::<Vec<_>>();
+    Bundle::new(files.into_iter().chain(certificates.iter().cloned()).collect())
 }
 
 /// Renders every template of a job for one allocation.

@@ -1,13 +1,15 @@
 //! Jinja templates of a job: compiled once a build, rendered for each allocation. Strict: a name that
 //! is not defined is an error, with file and line.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, context};
 use shared::{BucketId, Code, Diagnostic, JobName, RelPath};
 
 use super::{Rendered, functions};
-use crate::model::kv::{Values, template_may_read};
+use crate::model::kv::{Access, Keys, Namespace, Source as Values};
 use crate::model::{Allocation, Worker};
 
 /// Longest output, bytes.
@@ -35,8 +37,16 @@ pub struct Context<'a> {
     pub allocation: &'a Allocation,
     /// Its worker.
     pub worker: &'a Worker,
-    /// Everything that is live; access is checked for each read.
-    pub values: &'a Arc<Values>,
+    /// Jobs whose values it may read besides its own.
+    pub upstream: &'a Arc<BTreeSet<JobName>>,
+    /// Where values come from; access is checked for each read.
+    pub values: &'a Arc<dyn Values>,
+}
+
+impl std::fmt::Debug for dyn Values {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Values")
+    }
 }
 
 /// The templates of one job.
@@ -75,11 +85,36 @@ impl Templates {
         if problems.is_empty() { Ok(Self { job: job.clone(), environment, sources }) } else { Err(problems) }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// Where the rendered files go.
+    pub fn outputs(&self) -> Vec<RelPath> {
+        self.sources.iter().filter_map(|source| source.path.as_str().strip_suffix(".j2")?.parse().ok()).collect()
+    }
+
+    /// Templates that use the version that was promoted, which changes with every promotion.
+    pub fn volatile(&self) -> Vec<&RelPath> {
+        let uses = |source: &&Source| {
+            let template = self.environment.get_template(source.path.as_str());
+            template.is_ok_and(|template| template.undeclared_variables(false).contains("current_version"))
+        };
+        self.sources.iter().filter(uses).map(|source| &source.path).collect()
+    }
+
+    /// Whether any of them does.
+    pub fn uses_current_version(&self) -> bool {
+        !self.volatile().is_empty()
+    }
+
     /// Renders all for one allocation; all problems at once.
     pub fn render(&self, context: &Context<'_>) -> Result<Vec<Rendered>, Vec<Diagnostic>> {
         // Functions of this allocation, on a copy of the environment: it is shared and cheap to clone.
         let mut environment = self.environment.clone();
-        add_values(&mut environment, context);
+        let secret = Arc::new(AtomicBool::new(false));
+        add_values(&mut environment, context, &secret);
         let mut rendered = Vec::new();
         let mut problems = Vec::new();
         for source in &self.sources {
@@ -89,6 +124,7 @@ impl Templates {
                 problems.push(problem.at(format!("workspace/jobs/{}/{}", self.job, source.path)));
                 continue;
             };
+            secret.store(false, Ordering::Relaxed);
             let output = environment
                 .get_template(source.path.as_str())
                 .and_then(|template| template.render(self.scope(context)));
@@ -97,7 +133,10 @@ impl Templates {
                     let problem = Diagnostic::new(Code::TemplateFailed, "this template renders to more than 16 MiB");
                     problems.push(problem.at(format!("workspace/jobs/{}/{}", self.job, source.path)));
                 }
-                Ok(output) => rendered.push(Rendered { path, mode: source.mode, content: output.into_bytes() }),
+                Ok(output) => {
+                    let private = secret.load(Ordering::Relaxed);
+                    rendered.push(Rendered { path, mode: source.mode, content: output.into_bytes(), private });
+                }
                 Err(error) => problems.push(self.problem(source, context, &error)),
             }
         }
@@ -132,18 +171,29 @@ impl Templates {
             (ErrorKind::UndefinedError, _) => Diagnostic::new(Code::TemplateUndefined, "this template uses a name that is not defined")
                 .remedy("the names are allocation_id, job, current_version, new_version, bucket_id, worker_id, worker_ip, labels, bucket_path, job_path; key-values are read with get(namespace, key)"),
             (ErrorKind::UnknownFunction, _) => Diagnostic::new(Code::TemplateUndefined, format!("this template calls what is not there: {text}"))
-                .remedy("the functions are get, get_optional, keys, split, join, trim, upper, lower, int, min, max"),
+                .remedy("the functions are get, get_optional, get_secret, keys, split, join, trim, upper, lower, int, min, max"),
             (ErrorKind::InvalidOperation, Some((MISSING, rest))) => {
                 let (namespace, key) = rest.split_once(' ').unwrap_or((rest, ""));
-                let there = context.values.get(namespace).map(|keys| keys.keys().map(String::as_str).take(20).collect::<Vec<_>>().join(", "));
-                let note = there.map_or_else(|| "there are no keys there".to_owned(), |keys| format!("keys there: {keys}"));
+                let keys = namespace.parse().ok().and_then(|namespace| context.values.keys(&namespace).ok());
+                let keys = keys.filter(|keys| !keys.is_empty());
+                let there = keys.map(|keys| {
+                    let shown: Vec<&str> = keys.keys().map(String::as_str).take(20).collect();
+                    format!("keys there: {}{}", shown.join(", "), if keys.len() > shown.len() { ", …" } else { "" })
+                });
+                let remedy = match namespace.split('/').next() {
+                    Some("secrets") => "write it in a hook (put_job_secret), or read it with get_optional",
+                    Some("vars") => "add it to vars.toml, write it in a pre_deploy hook, or read it with get_optional",
+                    _ => "correct the key, or read it with get_optional",
+                };
                 Diagnostic::new(Code::TemplateKey, format!("template reads a key that does not exist: {key:?} in {namespace}"))
-                    .note(note)
-                    .remedy("add it to vars.toml or bucket.conf, or read it with get_optional")
+                    .note(there.unwrap_or_else(|| "there are no keys there".to_owned()))
+                    .remedy(remedy)
             }
             (ErrorKind::InvalidOperation, Some((FORBIDDEN, namespace))) => {
+                let access = access(context);
+                let readable = access.readable().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 Diagnostic::new(Code::TemplateNamespace, format!("template reads a namespace that it may not read: {namespace}"))
-                    .remedy(format_args!("it may read maand/bucket, vars/bucket, maand/worker, maand/worker/{0}, maand/job/{1}, vars/job/{1}, maand/job/{1}/worker/{0}", context.worker.host, self.job))
+                    .remedy(format_args!("it may read {readable}"))
             }
             _ => Diagnostic::new(Code::TemplateFailed, format!("this template cannot be rendered: {text}")),
         };
@@ -155,36 +205,63 @@ impl Templates {
 const MISSING: &str = "\u{1}missing";
 const FORBIDDEN: &str = "\u{1}forbidden";
 
-fn add_values(environment: &mut Environment<'static>, context: &Context<'_>) {
-    let reader = |required: bool| {
-        let (values, job, host) = (context.values.clone(), context.allocation.job.clone(), context.worker.host.clone());
-        move |namespace: String, key: String| -> Result<String, Error> {
-            if !template_may_read(&namespace, &job, &host) {
-                return Err(Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {namespace}")));
+fn access<'a>(context: &Context<'a>) -> Access<'a> {
+    Access { job: &context.allocation.job, host: &context.worker.host, upstream: context.upstream }
+}
+
+/// What the functions of one allocation need, for as long as its environment lives.
+#[derive(Clone)]
+struct Reader {
+    values: Arc<dyn Values>,
+    upstream: Arc<BTreeSet<JobName>>,
+    job: JobName,
+    host: shared::Host,
+    secret: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn namespace(&self, text: &str) -> Result<Arc<Keys>, Error> {
+        let access = Access { job: &self.job, host: &self.host, upstream: &self.upstream };
+        match text.parse::<Namespace>().ok().filter(|namespace| access.may_read(namespace)) {
+            Some(namespace) => {
+                self.values.keys(&namespace).map_err(|why| Error::new(ErrorKind::InvalidOperation, why))
             }
-            match values.get(&namespace).and_then(|keys| keys.get(&key)) {
-                Some(value) => Ok(value.clone()),
-                None if required => {
-                    Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}")))
-                }
-                None => Ok(String::new()),
-            }
+            None => Err(Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {text}"))),
         }
-    };
-    environment.add_function("get", reader(true));
-    environment.add_function("get_optional", reader(false));
-    environment.add_function("getOptional", reader(false));
-    for name in ["get_secret", "getSecret"] {
-        environment.add_function(name, |_: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, "get_secret is not supported yet"))
-        });
     }
-    let (values, job, host) = (context.values.clone(), context.allocation.job.clone(), context.worker.host.clone());
-    environment.add_function("keys", move |namespace: String| -> Result<Vec<String>, Error> {
-        if !template_may_read(&namespace, &job, &host) {
-            return Err(Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {namespace}")));
+
+    fn get(&self, namespace: &str, key: &str, required: bool) -> Result<String, Error> {
+        match self.namespace(namespace)?.get(key) {
+            Some(value) => {
+                self.secret.fetch_or(value.secret, Ordering::Relaxed);
+                Ok(value.text.clone())
+            }
+            None if required => Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}"))),
+            None => Ok(String::new()),
         }
-        Ok(values.get(&namespace).map(|keys| keys.keys().cloned().collect()).unwrap_or_default())
+    }
+}
+
+fn add_values(environment: &mut Environment<'static>, context: &Context<'_>, secret: &Arc<AtomicBool>) {
+    let reader = Reader {
+        values: context.values.clone(),
+        upstream: context.upstream.clone(),
+        job: context.allocation.job.clone(),
+        host: context.worker.host.clone(),
+        secret: secret.clone(),
+    };
+    let get = reader.clone();
+    environment.add_function("get", move |namespace: String, key: String| get.get(&namespace, &key, true));
+    for name in ["get_optional", "getOptional"] {
+        let get = reader.clone();
+        environment.add_function(name, move |namespace: String, key: String| get.get(&namespace, &key, false));
+    }
+    for name in ["get_secret", "getSecret"] {
+        let get = reader.clone();
+        environment.add_function(name, move |key: String| get.get(&format!("secrets/job/{}", get.job), &key, true));
+    }
+    environment.add_function("keys", move |namespace: String| -> Result<Vec<String>, Error> {
+        Ok(reader.namespace(&namespace)?.keys().cloned().collect())
     });
 }
 
@@ -200,6 +277,7 @@ fn detail(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::kv::Value;
     use shared::{AllocId, WorkerId};
     use uuid::Uuid;
 
@@ -228,20 +306,38 @@ mod tests {
             new_version: "1.2.0".into(),
             bundle: None,
             promoted: None,
+            render_inputs: None,
         };
-        let mut values = Values::new();
-        values.entry("vars/job/api".into()).or_default().insert("db_name".into(), "x".into());
-        values.entry("vars/job/other".into()).or_default().insert("k".into(), "v".into());
-        let values = Arc::new(values);
+        struct Fixed;
+        impl Values for Fixed {
+            fn keys(&self, namespace: &Namespace) -> Result<Arc<Keys>, String> {
+                let pair = |key: &str, value: &str, secret| {
+                    Keys::from([(key.to_owned(), Value { text: value.to_owned(), secret })])
+                };
+                Ok(Arc::new(match namespace.to_string().as_str() {
+                    "vars/job/api" => pair("db_name", "x", false),
+                    "vars/job/db" => pair("port", "5432", false),
+                    "secrets/job/api" => pair("password", "hush", true),
+                    _ => Keys::new(),
+                }))
+            }
+        }
+        let values: Arc<dyn Values> = Arc::new(Fixed);
+        let upstream = Arc::new(BTreeSet::from(["db".parse().unwrap()]));
         let context = Context {
             bucket: BucketId::from_uuid(Uuid::from_u128(3)),
             allocation: &allocation,
             worker: &worker,
+            upstream: &upstream,
             values: &values,
         };
         let text = |problems: Vec<Diagnostic>| problems[0].to_string();
         let templates = Templates::compile(&job, vec![source]).map_err(text)?;
-        templates.render(&context).map(|files| String::from_utf8(files[0].content.clone()).unwrap()).map_err(text)
+        let shown = |file: &Rendered| {
+            let mark = if file.private { "[private]" } else { "" };
+            format!("{}{mark}", String::from_utf8(file.content.clone()).unwrap())
+        };
+        templates.render(&context).map(|files| shown(&files[0])).map_err(text)
     }
 
     #[test]
@@ -256,6 +352,10 @@ mod tests {
                 .unwrap(),
             "db_name 4 a-b"
         );
+        assert_eq!(render("{{ get('vars/job/db', 'port') }}").unwrap(), "5432", "of a job that is demanded");
+        assert_eq!(render("{{ get_secret('password') }}").unwrap(), "hush[private]");
+        assert_eq!(render("{{ get('secrets/job/api', 'password') | upper }}").unwrap(), "HUSH[private]");
+        assert_eq!(render("{{ keys('secrets/job/api') | join }}").unwrap(), "password", "a name is no secret");
         assert_eq!(render("{{ '<&>' }}").unwrap(), "<&>", "nothing is escaped");
     }
 
@@ -267,7 +367,7 @@ mod tests {
              \x20 at workspace/jobs/api/conf/a.j2:3\n\
              \x20 keys there: db_name\n\
              \x20 for api on w1\n\
-             \x20 do: add it to vars.toml or bucket.conf, or read it with get_optional"
+             \x20 do: add it to vars.toml, write it in a pre_deploy hook, or read it with get_optional"
         );
         for (text, code) in [
             ("{{ nowhere }}", "MD0041"),

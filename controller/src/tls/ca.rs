@@ -57,6 +57,8 @@ pub struct Authority {
     pub pem: String,
     /// SubjectPublicKeyInfo of its key, DER: what a join token pins.
     pub spki: Vec<u8>,
+    /// Until when it is good, milliseconds since 1970 UTC.
+    pub not_after_ms: i64,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -81,13 +83,26 @@ impl Authority {
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
             .map_err(|error| unusable(&cert_path, error.to_string()))?;
         let spki = parsed.public_key().raw.to_vec();
+        let not_after_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
         if spki != key.subject_public_key_info() {
             return Err(unusable(&cert_path, format!("it does not belong to the key in {}", shown(&key_path))));
         }
         let issuer =
             Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(&cert_path, error.to_string()))?;
-        Ok(Self { certificate: certificate.into_owned(), pem, spki, issuer })
+        Ok(Self { certificate: certificate.into_owned(), pem, spki, not_after_ms, issuer })
     }
+}
+
+/// The certificate of an authority, and until when it is good, without its key.
+pub fn certificate(kind: Kind, bucket: &BucketDir) -> Result<(String, i64), Error> {
+    let (path, _) = kind.files(bucket);
+    let shown = bucket.shown(&path).to_string();
+    let pem = std::fs::read_to_string(&path)
+        .map_err(|source| Error::File { operation: "read", path: shown.clone(), source })?;
+    let unusable = |why: String| Error::Unusable { path: shown.clone(), why };
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| unusable(error.to_string()))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| unusable(error.to_string()))?;
+    Ok((pem, parsed.validity().not_after.timestamp().saturating_mul(1000)))
 }
 
 /// Makes an authority unless it is there; whether it was made.

@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod issue;
+pub mod leaf;
 pub mod server;
 
 use thiserror::Error;

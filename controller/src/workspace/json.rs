@@ -1,6 +1,8 @@
 //! Reading JSON whose every mistake is to be reported, with its place: a document is parsed to a tree,
 //! and the tree is walked field by field.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use shared::text::closest;
 use shared::{Code, Diagnostic};
@@ -12,12 +14,14 @@ pub struct Reader<'a> {
     pub file: &'a str,
     /// What was found so far.
     pub problems: Vec<Diagnostic>,
+    /// Older words that were used, each with the one that took its place.
+    pub older: BTreeMap<&'static str, &'static str>,
 }
 
 impl<'a> Reader<'a> {
     /// Nothing found yet.
     pub fn new(file: &'a str) -> Self {
-        Self { file, problems: Vec::new() }
+        Self { file, problems: Vec::new(), older: BTreeMap::new() }
     }
 
     /// The document; `None`, and a problem with line and column, when it is no JSON.
@@ -71,10 +75,9 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// A field whose work comes with a later version.
-    pub fn later(&mut self, key: &str, what: &str) {
-        let problem = self.problem(Code::NotSupportedYet, key, format!("{what} is not supported yet"));
-        problem.remedy = Some("take it out: this version would not do what it says".to_owned());
+    /// An older word was used, which keeps working.
+    pub fn older(&mut self, word: &'static str, now: &'static str) {
+        self.older.insert(word, now);
     }
 
     /// A text.
@@ -104,10 +107,10 @@ impl<'a> Reader<'a> {
             Ok(parsed) => Some(parsed),
             Err(error) => {
                 let error: T::Err = error;
-                let upper = text.chars().any(char::is_uppercase);
+                let lower = text.to_lowercase();
                 let problem = self.problem(Code::InvalidName, key, error.to_string());
-                if upper {
-                    problem.remedy = Some(format!("write it in lower case: {:?}", text.to_lowercase()));
+                if lower.parse::<T>().is_ok() {
+                    problem.remedy = Some(format!("write it in lower case: {lower:?}"));
                 }
                 None
             }
@@ -115,31 +118,38 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The flat TOML files: texts, numbers and booleans by key.
-pub fn flat_toml(file: &str, text: &str) -> Result<std::collections::BTreeMap<String, String>, Vec<Diagnostic>> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+/// A TOML document, or the place where it is none.
+pub fn toml(file: &str, text: &str) -> Result<toml::Table, Vec<Diagnostic>> {
+    text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        vec![
-            Diagnostic::new(Code::Syntax, format!("this is no TOML: {}", error.message())).at(format!("{file}:{line}")),
-        ]
-    })?;
-    let mut found = std::collections::BTreeMap::new();
+        let what = error.message().lines().next().unwrap_or_default().to_owned();
+        vec![Diagnostic::new(Code::Syntax, format!("this is no TOML: {what}")).at(format!("{file}:{line}"))]
+    })
+}
+
+/// A flat TOML table: texts, numbers and booleans by key. `within` names the table in problems.
+pub fn flat(file: &str, within: &str, table: &toml::Table) -> Result<BTreeMap<String, String>, Vec<Diagnostic>> {
+    let mut found = BTreeMap::new();
     let mut problems = Vec::new();
     for (key, value) in table {
+        let place = if within.is_empty() { key.clone() } else { format!("{within}.{key}") };
         let text = match value {
-            toml::Value::String(text) => text,
+            toml::Value::String(text) => text.clone(),
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Float(number) => number.to_string(),
             toml::Value::Boolean(flag) => flag.to_string(),
             _ => {
-                problems.push(
-                    Diagnostic::new(Code::InvalidValue, format!("{key} is neither text nor number"))
-                        .at(format!("{file} {key}")),
-                );
+                let problem = Diagnostic::new(Code::InvalidValue, format!("{key} is neither text nor number"));
+                problems.push(problem.at(format!("{file} {place}")).remedy("put it in quotes"));
                 continue;
             }
         };
-        found.insert(key, text);
+        found.insert(key.clone(), text);
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }
+}
+
+/// The flat TOML files.
+pub fn flat_toml(file: &str, text: &str) -> Result<BTreeMap<String, String>, Vec<Diagnostic>> {
+    flat(file, "", &toml(file, text)?)
 }

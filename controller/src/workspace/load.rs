@@ -37,17 +37,24 @@ pub struct Seen {
 }
 
 /// Reads everything; all problems at once.
-pub fn load(bucket: &BucketDir, store: &Store, seen: &mut Seen, now_ms: i64) -> Result<Raw, Vec<Diagnostic>> {
+pub fn load(
+    bucket: &BucketDir,
+    store: &Store,
+    selector: &str,
+    seen: &mut Seen,
+    now_ms: i64,
+) -> (Raw, Vec<Diagnostic>) {
     let mut loader = Loader { bucket, store, seen, now_ms, problems: Vec::new() };
     let mut raw = Raw {
         workers: loader.text(&bucket.workers_json()),
         bucket_conf: loader.text(&bucket.bucket_conf()),
+        disabled: loader.text(&bucket.disabled_json()),
         ..Raw::default()
     };
-    for name in loader.names(&bucket.workspace()) {
-        if !["workers.json", "bucket.conf", "jobs"].contains(&name.as_str()) {
-            raw.others.push(name);
-        }
+    let overrides = bucket.overrides(selector);
+    let text = loader.text(&overrides);
+    if text.is_some() || !selector.is_empty() {
+        raw.overrides = Some((bucket.shown(&overrides).to_string(), text));
     }
     for name in loader.names(&bucket.jobs()) {
         let dir = bucket.job(&name);
@@ -57,7 +64,7 @@ pub fn load(bucket: &BucketDir, store: &Store, seen: &mut Seen, now_ms: i64) -> 
             raw.jobs.insert(name, RawJob { manifest, vars, files });
         }
     }
-    if loader.problems.is_empty() { Ok(raw) } else { Err(loader.problems) }
+    (raw, loader.problems)
 }
 
 struct Loader<'a> {

@@ -1,18 +1,21 @@
 //! The operator's input: `load` reads the directory, everything else is pure and gives a
 //! [`Workspace`] or all problems at once.
 
+pub mod disabled;
 pub mod json;
 pub mod load;
 pub mod manifest;
+pub mod overrides;
 pub mod parse;
 pub mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{BlobDigest, JobName, RelPath};
+use shared::{BlobDigest, Diagnostic, JobName, RelPath};
 
 use crate::model::JobFile;
 
+pub use disabled::Disabled;
 pub use manifest::{Manifest, Port};
 pub use workers::WorkerEntry;
 
@@ -23,8 +26,10 @@ pub struct Raw {
     pub workers: Option<String>,
     /// workspace/bucket.conf; `None` when it is not there.
     pub bucket_conf: Option<String>,
-    /// Names of other files directly in the workspace.
-    pub others: Vec<String>,
+    /// The bucket.jobs[.<selector>].conf that the settings choose: its name, and its text if it is there.
+    pub overrides: Option<(String, Option<String>)>,
+    /// workspace/disabled.json; `None` when it is not there.
+    pub disabled: Option<String>,
     /// Every directory below workspace/jobs that has a manifest.json, by name.
     pub jobs: BTreeMap<String, RawJob>,
 }
@@ -53,8 +58,8 @@ pub struct RawFile {
     pub blob: BlobDigest,
 }
 
-/// A workspace that has been checked.
-#[derive(Debug, Clone, PartialEq)]
+/// A workspace as far as it could be read: whole when `problems` is empty.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Workspace {
     /// In the file's order.
     pub workers: Vec<WorkerEntry>,
@@ -64,6 +69,16 @@ pub struct Workspace {
     pub port_pool: (u16, u16),
     /// By name.
     pub jobs: Vec<JobInput>,
+    /// What is drained.
+    pub disabled: Disabled,
+    /// Directories of jobs that could not be read: what refers to them is not wrong for that.
+    pub broken: BTreeSet<String>,
+    /// Whether workers.json could be read.
+    pub workers_known: bool,
+    /// In the order of the files.
+    pub problems: Vec<Diagnostic>,
+    /// Older words in use, with what took their place.
+    pub older: BTreeMap<&'static str, &'static str>,
 }
 
 /// A job that has been checked.
@@ -75,6 +90,8 @@ pub struct JobInput {
     pub manifest: Manifest,
     /// vars.toml.
     pub variables: BTreeMap<String, String>,
+    /// Its table of the override file.
+    pub overrides: BTreeMap<String, String>,
     /// Its files, by path.
     pub files: Vec<JobFile>,
 }

@@ -5,49 +5,67 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::path::RESERVED;
 use shared::{Code, Diagnostic, JobName};
 
-use super::json::flat_toml;
-use super::{JobInput, Raw, RawFile, RawJob, Workspace, manifest, workers};
+use super::json::{Reader, flat_toml};
+use super::{JobInput, Manifest, Raw, RawFile, RawJob, Workspace, disabled, manifest, overrides, workers};
 use crate::model::{FileKind, JobFile};
 
 /// Numbers for dynamic ports when bucket.conf names none.
 const POOL: (u16, u16) = (30_000, 39_999);
 
-/// Parses everything.
-pub fn parse(raw: &Raw) -> Result<Workspace, Vec<Diagnostic>> {
+/// Parses everything, as far as it goes.
+pub fn parse(raw: &Raw) -> Workspace {
+    let mut workspace = Workspace { port_pool: POOL, ..Workspace::default() };
     let mut problems = Vec::new();
-    let mut take = |result: Result<(), Vec<Diagnostic>>| problems.extend(result.err().unwrap_or_default());
-    let mut workspace =
-        Workspace { workers: Vec::new(), variables: BTreeMap::new(), port_pool: POOL, jobs: Vec::new() };
 
     if let Some(text) = &raw.bucket_conf {
-        take(flat_toml("workspace/bucket.conf", text).and_then(|variables| {
+        let parsed = flat_toml("workspace/bucket.conf", text).and_then(|variables| {
             workspace.port_pool = pool(&variables)?;
-            workspace.variables = variables;
-            Ok(())
-        }));
+            Ok(variables)
+        });
+        workspace.variables = parsed.map_err(|found| problems.extend(found)).unwrap_or_default();
     }
-    for name in &raw.others {
-        let what = match name.as_str() {
-            "disabled.json" => "draining with disabled.json",
-            conf if conf.starts_with("bucket.jobs") && conf.ends_with(".conf") => {
-                "overriding resources in bucket.jobs.conf"
-            }
-            _ => continue,
-        };
-        let problem = Diagnostic::new(Code::NotSupportedYet, format!("{what} is not supported yet"));
-        take(Err(vec![
-            problem
-                .at(format!("workspace/{name}"))
-                .remedy("take the file away: this version would not do what it says"),
-        ]));
-    }
+    // Jobs and workers before what names them; the order in which problems are told is made at the end.
+    let mut of_jobs = Vec::new();
     for (name, raw) in &raw.jobs {
-        take(job(name, raw).map(|job| workspace.jobs.push(job)));
+        let (job, found) = job(name, raw, &mut workspace.older);
+        match job {
+            Some(job) if found.is_empty() => workspace.jobs.push(job),
+            _ => drop(workspace.broken.insert(name.clone())),
+        }
+        of_jobs.extend(found);
     }
-    if let Some(text) = &raw.workers {
-        take(workers::parse(text).map(|found| workspace.workers = found));
+    let mut of_workers = Vec::new();
+    match raw.workers.as_deref().map(workers::parse) {
+        None => workspace.workers_known = true,
+        Some(Ok(workers)) => {
+            workspace.workers = workers;
+            workspace.workers_known = true;
+        }
+        Some(Err(found)) => of_workers = found,
     }
-    if problems.is_empty() { Ok(workspace) } else { Err(problems) }
+
+    let known: Vec<&str> = raw.jobs.keys().map(String::as_str).collect();
+    match &raw.overrides {
+        None => {}
+        Some((file, None)) => {
+            let problem = Diagnostic::new(Code::Settings, format!("there is no {file}, which job_config_selector chooses"));
+            problems.push(problem.at("maand.conf job_config_selector").remedy("add the file, or take the setting out"));
+        }
+        Some((file, Some(text))) => {
+            let (tables, found) = overrides::parse(file, text);
+            problems.extend(found);
+            problems.extend(overrides::apply(file, tables, &mut workspace.jobs, &known));
+        }
+    }
+    if let Some(text) = &raw.disabled {
+        let hosts: Vec<&str> = workspace.workers.iter().map(|worker| worker.host.as_str()).collect();
+        match disabled::parse(text, &known, workspace.workers_known.then_some(&hosts)) {
+            Ok(disabled) => workspace.disabled = disabled,
+            Err(found) => problems.extend(found),
+        }
+    }
+    workspace.problems = [problems, of_jobs, of_workers].concat();
+    workspace
 }
 
 fn pool(variables: &BTreeMap<String, String>) -> Result<(u16, u16), Vec<Diagnostic>> {
@@ -69,8 +87,13 @@ fn pool(variables: &BTreeMap<String, String>) -> Result<(u16, u16), Vec<Diagnost
     Ok((min, max))
 }
 
-fn job(name: &str, raw: &RawJob) -> Result<JobInput, Vec<Diagnostic>> {
+fn job(
+    name: &str,
+    raw: &RawJob,
+    older: &mut BTreeMap<&'static str, &'static str>,
+) -> (Option<JobInput>, Vec<Diagnostic>) {
     let dir = format!("workspace/jobs/{name}");
+    let file = format!("{dir}/manifest.json");
     let mut problems = Vec::new();
     let parsed: Option<JobName> = match name.parse() {
         Ok(name) => Some(name),
@@ -81,25 +104,48 @@ fn job(name: &str, raw: &RawJob) -> Result<JobInput, Vec<Diagnostic>> {
             None
         }
     };
-    let manifest = manifest::parse(&format!("{dir}/manifest.json"), &raw.manifest);
-    let manifest = manifest.map_err(|found| problems.extend(found)).ok();
-    let variables = match &raw.vars {
-        None => Some(BTreeMap::new()),
-        Some(text) => flat_toml(&format!("{dir}/vars.toml"), text).map_err(|found| problems.extend(found)).ok(),
-    };
     let files = files(&dir, &raw.files, &mut problems);
-    match (parsed, manifest, variables) {
-        (Some(name), Some(manifest), Some(variables)) if problems.is_empty() => {
-            Ok(JobInput { name, manifest, variables, files })
+    let mut reader = Reader::new(&file);
+    let manifest = manifest::parse(&mut reader, name, &raw.manifest);
+    scripts(&mut reader, &manifest, &raw.files);
+    older.extend(&reader.older);
+    problems.extend(reader.problems);
+    let variables = match &raw.vars {
+        None => BTreeMap::new(),
+        Some(text) => {
+            flat_toml(&format!("{dir}/vars.toml"), text).map_err(|found| problems.extend(found)).unwrap_or_default()
         }
-        _ => Err(problems),
+    };
+    let job = parsed.map(|name| JobInput { name, manifest, variables, overrides: BTreeMap::new(), files });
+    (job, problems)
+}
+
+/// Every hook has one script.
+fn scripts(reader: &mut Reader<'_>, manifest: &Manifest, files: &[RawFile]) {
+    for name in manifest.hooks.keys() {
+        let wanted: Vec<String> = ["py", "ts", "js"].iter().map(|ending| format!("_modules/{name}.{ending}")).collect();
+        let there: Vec<&str> =
+            wanted.iter().map(String::as_str).filter(|path| files.iter().any(|file| file.path.as_str() == *path)).collect();
+        let key = format!("hooks.{name}");
+        match there[..] {
+            [_] => {}
+            [] => {
+                let problem = reader.problem(Code::UnknownReference, &key, format!("hook {name} has no script"));
+                problem.remedy = Some(format!("add one of {}", wanted.join(", ")));
+            }
+            _ => {
+                let message = format!("hook {name} has {} scripts: {}", there.len(), there.join(", "));
+                let problem = reader.problem(Code::PathConflict, &key, message);
+                problem.remedy = Some("keep one of them".to_owned());
+            }
+        }
     }
 }
 
 fn files(dir: &str, raw: &[RawFile], problems: &mut Vec<Diagnostic>) -> Vec<JobFile> {
     let mut files = Vec::new();
     let names: BTreeSet<&str> = raw.iter().map(|file| file.path.as_str()).collect();
-    if !names.contains("Makefile") && !names.contains("Makefile.j2") {
+    if !names.contains("Makefile") && !names.contains("Makefile.j2") && !names.contains("Makefile.tpl") {
         let problem = Diagnostic::new(Code::MissingMakefile, "this job has no Makefile");
         problems.push(problem.at(dir).remedy("add one with the targets start, stop, restart and reload"));
     }
@@ -137,6 +183,11 @@ fn files(dir: &str, raw: &[RawFile], problems: &mut Vec<Diagnostic>) -> Vec<JobF
         }
         let kind = match path.strip_suffix(".j2") {
             _ if control => FileKind::Control,
+            Some(rendered) if rendered.is_empty() || rendered.ends_with('/') => {
+                let problem = Diagnostic::new(Code::InvalidName, "a template needs a name before .j2");
+                problems.push(problem.at(at).remedy("call it after the file that it renders, NAME.j2"));
+                continue;
+            }
             Some(rendered) if names.contains(rendered) => {
                 let problem = Diagnostic::new(
                     Code::PathConflict,
@@ -165,93 +216,11 @@ mod tests {
         RawJob { manifest: manifest.to_owned(), vars: None, files: files.iter().map(file).collect() }
     }
 
-    fn problems(raw: &Raw) -> Vec<String> {
-        parse(raw).unwrap_err().iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn every_rule_of_a_manifest_says_what_where_and_what_to_do() {
-        let at = "\n  at workspace/jobs/api/manifest.json";
-        for (manifest, said) in [
-            ("{", format!("error[MD0020]: this is no JSON: EOF while parsing an object{at}:1:1")),
-            ("[]", format!("error[MD0022]: expected an object, found a list{at}")),
-            (
-                "{\"verison\": \"1\"}",
-                format!(
-                    "error[MD0021]: there is no field \"verison\" here{at} verison\n  do: did you mean \"version\"?"
-                ),
-            ),
-            (
-                "{\"version\": \"one\"}",
-                format!(
-                    "error[MD0022]: \"one\" is not a version (1 to 3 numbers with dots, as in 2, 1.4 or v2.0.0-rc.1){at} version"
-                ),
-            ),
-            (
-                "{\"selectors\": [\"GPU\"]}",
-                format!(
-                    "error[MD0024]: \"GPU\" is not a valid name: 1 to 63 characters, a-z 0-9 first, then a-z 0-9 _ . -{at} selectors[0]\n  do: write it in lower case: \"gpu\""
-                ),
-            ),
-            (
-                "{\"max_concurrent_upgrades\": 0}",
-                format!(
-                    "error[MD0022]: expected a whole number from 1 to 1000000, found 0{at} max_concurrent_upgrades"
-                ),
-            ),
-            (
-                "{\"min_allocations_count\": -1}",
-                format!("error[MD0022]: expected a whole number from 0 to 1000000, found -1{at} min_allocations_count"),
-            ),
-            (
-                "{\"resources\": {\"ports\": {\"x\": 70000}}}",
-                format!("error[MD0022]: expected a whole number from 1 to 65535, found 70000{at} resources.ports.x"),
-            ),
-            (
-                "{\"restart_policy\": \"sometimes\"}",
-                format!(
-                    "error[MD0022]: expected \"always\", \"reload\" or \"never\", found \"sometimes\"{at} restart_policy"
-                ),
-            ),
-            (
-                "{\"hooks\": {\"hook_x\": {}}}",
-                format!(
-                    "error[MD0027]: hooks is not supported yet{at} hooks\n  do: take it out: this version would not do what it says"
-                ),
-            ),
-        ] {
-            let raw = Raw { jobs: [("api".to_owned(), raw_job(manifest, &["Makefile"]))].into(), ..Raw::default() };
-            assert_eq!(problems(&raw), [said], "{manifest}");
-        }
-    }
-
-    #[test]
-    fn all_problems_come_at_once_in_the_order_of_the_files() {
-        let raw = Raw {
-            workers: Some("[{\"host\": \"a\", \"memory\": \"1 kb\"}, {\"hsot\": \"b\"}, 7]".to_owned()),
-            bucket_conf: Some("port_min = 9\nport_max = 8\n".to_owned()),
-            others: vec!["disabled.json".to_owned(), "notes.txt".to_owned()],
-            jobs: [
-                ("a".to_owned(), raw_job("{}", &["data/x", "data/y", "app.tpl"])),
-                ("B".to_owned(), raw_job("{}", &["Makefile", "x", "x.j2"])),
-            ]
-            .into(),
-        };
-        let codes: Vec<String> = problems(&raw).iter().map(|text| text[6..12].to_owned()).collect();
-        assert_eq!(
-            codes,
-            [
-                "MD0022", "MD0027", "MD0024", "MD0029", "MD0025", "MD0026", "MD0027", "MD0022", "MD0021", "MD0022",
-                "MD0022"
-            ]
-        );
-    }
-
     #[test]
     fn what_stays_and_what_is_rendered() {
         let files = ["Makefile", "_modules/hook_x.py", "conf/a.j2", "manifest.json", "vars.toml"];
         let raw = Raw { jobs: [("api".to_owned(), raw_job("{}", &files))].into(), ..Raw::default() };
-        let kinds: Vec<FileKind> = parse(&raw).unwrap().jobs[0].files.iter().map(|file| file.kind).collect();
+        let kinds: Vec<FileKind> = parse(&raw).jobs[0].files.iter().map(|file| file.kind).collect();
         use FileKind::{Control, Shipped, Template};
         assert_eq!(kinds, [Shipped, Control, Template, Control, Control]);
     }

@@ -1,31 +1,29 @@
 //! `maand build`.
 #![expect(clippy::disallowed_types, reason = "edge: data/build.lock")]
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
-use shared::diagnostic::chain;
-use shared::{Bundle, BundleDigest, Code, Diagnostic, RunId, WorkerId};
+use shared::{Code, Diagnostic, RunId, WorkerId};
 
-use crate::build::Build;
+use crate::build::namespaces::Derived;
 use crate::bundle::store::Store;
+use crate::catalog::write::Written;
 use crate::catalog::{Catalog, kv, read, write};
 use crate::cli::Context;
 use crate::cli::ui::Ui;
+use crate::compose::{self, Bench, Live};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
-use crate::model::{FileKind, Job};
+use crate::model::cert::renewal_due;
 use crate::paths::BucketDir;
-use crate::render::{self, Context as Scope, Templates, template::Source};
+use crate::secrets::SealingKey;
 use crate::telemetry::{BucketLog, Line};
+use crate::tls::ca::{self, Kind};
 use crate::workspace::load::Seen;
 use crate::workspace::{load, parse};
 use crate::{build as building, clock};
-
-/// Longest template, bytes.
-const TEMPLATE_CAP: u64 = 4 << 20;
 
 /// Check the workspace and turn it into the catalog; contacts nobody
 ///
@@ -35,7 +33,11 @@ const TEMPLATE_CAP: u64 = 4 << 20;
     after_long_help = "Examples:\n  maand build && maand deploy --dry-run   what would an edit do?\n  maand cat \
     deployments                  what differs from what runs, right after a build"
 )]
-pub struct Args {}
+pub struct Args {
+    /// Forget also the variables and secrets of jobs that are gone or have no allocation left
+    #[arg(long)]
+    purge_job_kv: bool,
+}
 
 /// What a build came to.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -47,11 +49,15 @@ pub struct Summary {
     pending: usize,
     /// Workspace files that had to be read.
     files_read: usize,
+    /// Templates that had to be rendered, for each of their allocations.
+    rendered: usize,
+    /// Certificates that were missing, changed or due, for each of their allocations.
+    certificates_issued: usize,
 }
 
 /// Runs it.
-pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
-    let summary = build_bucket(&context.bucket, &context.ui)?;
+pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let summary = build_and_say(&context.bucket, args.purge_job_kv, &context.ui)?;
     if context.ui.wants_json() {
         context.ui.out_json(&summary);
     }
@@ -60,7 +66,11 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
 
 /// Builds `bucket`, and says what came of it.
 pub fn build_bucket(bucket: &BucketDir, ui: &Ui) -> Result<Summary, Failure> {
-    let summary = build_into(bucket, &bucket.database(), ui)?;
+    build_and_say(bucket, false, ui)
+}
+
+fn build_and_say(bucket: &BucketDir, purge_job_kv: bool, ui: &Ui) -> Result<Summary, Failure> {
+    let summary = build_into(bucket, &bucket.database(), purge_job_kv, ui)?;
     if !ui.wants_json() {
         ui.say(format_args!(
             "built {} jobs on {} workers: {} allocations, {} to deploy",
@@ -71,30 +81,66 @@ pub fn build_bucket(bucket: &BucketDir, ui: &Ui) -> Result<Summary, Failure> {
 }
 
 /// Builds the workspace of `bucket` into the catalog at `database`.
-pub fn build_into(bucket: &BucketDir, database: &std::path::Path, ui: &Ui) -> Result<Summary, Failure> {
+pub fn build_into(
+    bucket: &BucketDir,
+    database: &std::path::Path,
+    purge_job_kv: bool,
+    ui: &Ui,
+) -> Result<Summary, Failure> {
     let mut catalog = Catalog::open(database)?;
     let settings = Settings::load(bucket)?;
     settings.warnings.iter().for_each(|warning| ui.warn(warning));
     let _lock = lock(bucket)?;
-    let store = Store::open(bucket).map_err(|error| storage(&error))?;
-    let (before, values, known) = catalog.read(|tx| Ok((read::snapshot(tx)?, kv::live(tx)?, read::files_seen(tx)?)))?;
-    let mut seen = Seen { known, ..Seen::default() };
     let now_ms = clock::now_ms();
-    let input = |problems| Failure { exit: Exit::Input, problems };
-    let raw = load::load(bucket, &store, &mut seen, now_ms).map_err(input)?;
-    let workspace = parse::parse(&raw).map_err(input)?;
+    let ca = authority(bucket, &settings, now_ms, ui)?;
+    let store = Store::open(bucket).map_err(|error| storage(&error))?;
+    let (before, stored, known) =
+        catalog.read(|tx| Ok((read::snapshot(tx)?, kv::of_hooks(tx)?, read::files_seen(tx)?)))?;
+    let mut seen = Seen { known, ..Seen::default() };
+
+    let (raw, mut problems) = load::load(bucket, &store, &settings.job_config_selector, &mut seen, now_ms);
+    let workspace = parse::parse(&raw);
     let mut ids = std::iter::repeat_with(|| WorkerId::from_uuid(clock::random_uuid()));
-    let mut built = building::build(&workspace, &before, &values, &mut ids).map_err(input)?;
-    let lists = render_all(&store, &mut built)?;
+    let (mut built, found) = building::build(&workspace, &before, &mut ids);
+    problems.extend(found);
+    if !problems.is_empty() {
+        problems.extend(compose::check_templates(&store, &built.jobs));
+        building::in_file_order(&mut problems);
+        return Err(Failure { exit: Exit::Input, problems });
+    }
+    if !workspace.older.is_empty() {
+        let words: Vec<String> = workspace.older.iter().map(|(old, new)| format!("{old} is now {new}")).collect();
+        ui.warn(format_args!("older words still work, for now: {}", words.join(", ")));
+    }
+
+    let derived =
+        Arc::new(Derived::new(built.bucket_id, &ca.0, &workspace, &built.workers, &built.jobs, &built.allocations));
+    let key = Arc::new(SealingKey::load(&bucket.kv_key()).map_err(compose::Held::from)?);
+    let live = Arc::new(Live::new(derived.clone(), stored, key.clone()));
+    let bench = Bench { bucket, settings: &settings, store: &store, ca: (&ca.0, ca.1), now_ms };
+    let composed = compose::compose(&bench, &mut catalog, &mut built, &derived, live, &key)?;
+    composed.notes.iter().for_each(|note| ui.warn(note));
 
     let run = RunId::from_uuid(clock::run_uuid());
-    catalog.write(|tx| write::build(tx, &built, &lists, &values, &seen, now_ms, run))?;
+    let written = Written {
+        build: &built,
+        before: &before,
+        derived: &derived,
+        composed: &composed,
+        seen: &seen,
+        purge_job_kv,
+        now_ms,
+        run,
+    };
+    catalog.write(|tx| write::build(tx, &written))?;
     let summary = Summary {
         workers: built.workers.len(),
         jobs: built.jobs.len(),
         allocations: built.allocations.iter().filter(|a| !a.removed).count(),
         pending: built.allocations.iter().filter(|a| a.is_active() && a.differs()).count(),
         files_read: seen.read,
+        rendered: composed.rendered,
+        certificates_issued: composed.certificates.iter().map(|changes| changes.issued.len()).sum(),
     };
     let msg = format!("{} allocations, {} to deploy", summary.allocations, summary.pending);
     let line =
@@ -103,68 +149,23 @@ pub fn build_into(bucket: &BucketDir, database: &std::path::Path, ui: &Ui) -> Re
     Ok(summary)
 }
 
-/// Renders every allocation and sets its bundle; the lists, each once.
-fn render_all(store: &Store, built: &mut Build) -> Result<Vec<Bundle>, Failure> {
-    let mut problems = Vec::new();
-    let mut lists: BTreeMap<BundleDigest, Bundle> = BTreeMap::new();
-    let values = Arc::new(built.values.clone());
-    let workers: BTreeMap<WorkerId, _> =
-        built.workers.iter().map(|worker| (worker.worker_id, worker.clone())).collect();
-    for job in &built.jobs {
-        let templates = match sources(store, job).and_then(|sources| Templates::compile(&job.name, sources)) {
-            Ok(templates) => templates,
-            Err(found) => {
-                problems.extend(found);
-                continue;
-            }
-        };
-        for allocation in built.allocations.iter_mut().filter(|a| a.job == job.name && !a.removed) {
-            let Some(worker) = workers.get(&allocation.worker_id) else { continue };
-            let scope = Scope { bucket: built.bucket_id, allocation, worker, values: &values };
-            let rendered = match render::render(&templates, &scope) {
-                Ok(rendered) => rendered,
-                Err(found) => {
-                    problems.extend(found);
-                    // The same mistake on a thousand workers is one mistake.
-                    break;
-                }
-            };
-            for file in &rendered {
-                store.put(&file.content).map_err(|error| storage(&error))?;
-            }
-            match render::bundle(job, &rendered) {
-                Ok(bundle) => {
-                    let digest = bundle.digest();
-                    lists.entry(digest).or_insert(bundle);
-                    allocation.bundle = Some(digest);
-                }
-                Err(error) => {
-                    let problem = Diagnostic::new(Code::PathConflict, error.to_string());
-                    problems.push(problem.at(format!("workspace/jobs/{}", job.name)));
-                    break;
-                }
-            }
-        }
+/// The certificate of the jobs' authority, and its end; looked at before anything else, because what it
+/// signs is worth nothing once it has ended.
+fn authority(bucket: &BucketDir, settings: &Settings, now_ms: i64, ui: &Ui) -> Result<(String, i64), Failure> {
+    let (pem, not_after_ms) = ca::certificate(Kind::Jobs, bucket)?;
+    let end = crate::cli::table::time(not_after_ms);
+    if now_ms >= not_after_ms {
+        let message = format!("the bucket's certificate authority has ended ({end})");
+        let problem = Diagnostic::new(Code::CertificateAuthority, message).at("secrets/ca.crt");
+        return Err(Failure::new(
+            Exit::Input,
+            problem.remedy("move secrets/ca.crt and secrets/ca.key away, run maand init for new ones, then build and deploy"),
+        ));
     }
-    if problems.is_empty() { Ok(lists.into_values().collect()) } else { Err(Failure { exit: Exit::Input, problems }) }
-}
-
-fn sources(store: &Store, job: &Job) -> Result<Vec<Source>, Vec<Diagnostic>> {
-    let mut sources = Vec::new();
-    let mut problems = Vec::new();
-    for file in job.files.iter().filter(|file| file.kind == FileKind::Template) {
-        let place = format!("workspace/jobs/{}/{}", job.name, file.path);
-        let text = store.read(&file.blob, TEMPLATE_CAP).map_err(|error| chain(&error));
-        match text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned())) {
-            Ok(text) => sources.push(Source { path: file.path.clone(), mode: file.mode, text }),
-            Err(why) => {
-                problems.push(
-                    Diagnostic::new(Code::TemplateSyntax, format!("this template cannot be read: {why}")).at(place),
-                );
-            }
-        }
+    if renewal_due(not_after_ms, now_ms, settings.certs_renewal_days) {
+        ui.warn(format_args!("the bucket's certificate authority ends soon ({end}): see docs/reference/certs.md"));
     }
-    if problems.is_empty() { Ok(sources) } else { Err(problems) }
+    Ok((pem, not_after_ms))
 }
 
 /// One build at a time: two would overwrite each other's workers and ports.

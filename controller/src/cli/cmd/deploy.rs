@@ -74,7 +74,7 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
         let copy = context.bucket.data().join(format!("scratch-{}.db", std::process::id()));
         drop(std::fs::remove_file(&copy));
         catalog.copy_to(&copy)?;
-        let built = build::build_into(&context.bucket, &copy, &context.ui);
+        let built = build::build_into(&context.bucket, &copy, false, &context.ui);
         catalog = Catalog::open(&copy)?;
         scratch = Some(copy);
         built.inspect_err(|_| remove_scratch(scratch.as_deref()))?;
