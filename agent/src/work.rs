@@ -237,12 +237,14 @@ impl Workshop {
         row.list = both(&old, &new);
         self.save(&row)?;
         failpoint::hit("intent::after");
-        let closed = if holds_private(&new) { 0o700 } else { 0o755 };
-        if holds_private(&new) {
+        // Closed before anything private is in it, opened only after nothing is.
+        let private = holds_private(&new);
+        let closed = wanted.dir_mode.unwrap_or(if private { 0o700 } else { 0o755 });
+        if private {
             fchmod(tree.root(), Mode::from_raw_mode(closed)).map_err(|error| apply(&error))?;
         }
         activate::activate(&tree, &self.layout, &changes.steps).map_err(|error| apply(&error))?;
-        if !holds_private(&new) && holds_private(&old) {
+        if !private && (wanted.dir_mode.is_some() || holds_private(&old)) {
             fchmod(tree.root(), Mode::from_raw_mode(closed)).map_err(|error| apply(&error))?;
         }
         row.place = Place::Whole(to);

@@ -1,5 +1,5 @@
 -- The catalog, version 2: what a build made things of, so that it makes again only what changed.
--- build writes all of it.
+-- build writes it, but for the last column.
 
 -- Digest of what the allocation's templates were rendered from; NULL without templates.
 ALTER TABLE allocation ADD COLUMN render_inputs BLOB;
@@ -34,3 +34,6 @@ CREATE TABLE certificate (
 
 -- When old versions of key-values were last purged.
 ALTER TABLE bucket ADD COLUMN kv_purged_at INTEGER NOT NULL DEFAULT 0;
+
+-- Permission bits of the job's directory on the worker, when its manifest sets them. drive writes it.
+ALTER TABLE desired_allocation ADD COLUMN dir_mode INTEGER;

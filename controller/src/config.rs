@@ -69,15 +69,8 @@ impl Default for Settings {
     }
 }
 
-const KNOWN: [&str; 7] = [
-    "listen",
-    "advertise",
-    "pickup_timeout",
-    "certs_ttl",
-    "certs_renewal_buffer",
-    "job_config_selector",
-    "log_format",
-];
+const KNOWN: [&str; 7] =
+    ["listen", "advertise", "pickup_timeout", "certs_ttl", "certs_renewal_buffer", "job_config_selector", "log_format"];
 /// Of the tool that connected with SSH; accepted, with a word on what replaces them.
 const OLD: [&str; 4] = ["use_sudo", "ssh_user", "ssh_key", "ssh_port"];
 

@@ -85,7 +85,8 @@ impl BucketDir {
 
     /// The file that overrides the jobs' resources.
     pub fn overrides(&self, selector: &str) -> PathBuf {
-        let name = if selector.is_empty() { "bucket.jobs.conf".to_owned() } else { format!("bucket.jobs.{selector}.conf") };
+        let name =
+            if selector.is_empty() { "bucket.jobs.conf".to_owned() } else { format!("bucket.jobs.{selector}.conf") };
         self.workspace().join(name)
     }
 

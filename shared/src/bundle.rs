@@ -133,6 +133,15 @@ impl Bundle {
         self.0.binary_search_by(|e| e.path.as_str().cmp(path)).ok().map(|at| &self.0[at])
     }
 
+    /// The paths that are in one of the two only, or differ between them, sorted.
+    pub fn changed_paths(&self, other: &Self) -> Vec<RelPath> {
+        let gone = self.0.iter().filter(|e| other.get(e.path.as_str()).is_none());
+        let new = other.0.iter().filter(|e| self.get(e.path.as_str()) != Some(*e));
+        let mut paths: Vec<RelPath> = gone.chain(new).map(|e| e.path.clone()).collect();
+        paths.sort();
+        paths
+    }
+
     /// Sum of the files' lengths, in bytes.
     pub fn total_len(&self) -> u64 {
         self.0.iter().fold(0, |sum, e| sum.saturating_add(e.len))

@@ -226,7 +226,7 @@ fn bad_input_changes_nothing_and_names_its_place() {
         ("workspace/jobs/api/app.conf.j2", "one\n{{ nowhere }}\n", "workspace/jobs/api/app.conf.j2:2"),
         ("workspace/jobs/api/data/x", "", "workspace/jobs/api/data"),
         ("workspace/jobs/other/manifest.json", "{}", "Makefile"),
-        ("workspace/jobs/api/manifest.json", "{\"restart_policy\": \"reload\"}", "not supported yet"),
+        ("workspace/jobs/api/manifest.json", "{\"restart_policy\": \"sometimes\"}", "restart_policy"),
     ];
     for (file, content, said) in wrong {
         let old = std::fs::read(bucket.path(file)).ok();

@@ -87,6 +87,7 @@ mod tests {
             bundle: bundle.map(digest),
             current_version: "0.0.0".into(),
             new_version: "1.0.0".into(),
+            dir_mode: None,
             action,
         }
     }

@@ -60,8 +60,7 @@ pub fn is_due(
     !wanted.hosts.iter().all(|host| {
         there.get(&(wanted.name.clone(), host.clone())).is_some_and(|issued| {
             issued.inputs == wanted.inputs
-                && (issued.not_after_ms >= ca_not_after_ms
-                    || !renewal_due(issued.not_after_ms, now_ms, buffer_days))
+                && (issued.not_after_ms >= ca_not_after_ms || !renewal_due(issued.not_after_ms, now_ms, buffer_days))
         })
     })
 }

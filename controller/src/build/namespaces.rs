@@ -115,8 +115,12 @@ impl Derived {
     /// Namespaces that build owns wholly, but for those of single allocations.
     pub fn namespaces(&self) -> Vec<Namespace> {
         let mut all = vec![Namespace::Bucket, Namespace::BucketVars, Namespace::Workers];
-        all.extend(self.workers.keys().flat_map(|host| [Namespace::Worker(host.clone()), Namespace::Tags(host.clone())]));
-        all.extend(self.jobs.keys().flat_map(|job| [Namespace::Job(job.clone()), Namespace::JobOverrides(job.clone())]));
+        all.extend(
+            self.workers.keys().flat_map(|host| [Namespace::Worker(host.clone()), Namespace::Tags(host.clone())]),
+        );
+        all.extend(
+            self.jobs.keys().flat_map(|job| [Namespace::Job(job.clone()), Namespace::JobOverrides(job.clone())]),
+        );
         all
     }
 

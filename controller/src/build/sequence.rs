@@ -31,10 +31,12 @@ pub fn sequence(jobs: &[JobInput], broken: &BTreeSet<String>) -> Result<BTreeMap
             if !broken.contains(demand.job.as_str()) {
                 let names = by_name.keys().map(|name| name.as_str());
                 let problem = Diagnostic::new(Code::DemandUnmet, format!("there is no job {:?}", demand.job.as_str()));
-                problems.push(problem.at(format!("{at}.job")).remedy(match shared::text::closest(demand.job.as_str(), names) {
-                    Some(close) => format!("did you mean {close:?}?"),
-                    None => "add the job, or take the demand out".to_owned(),
-                }));
+                problems.push(problem.at(format!("{at}.job")).remedy(
+                    match shared::text::closest(demand.job.as_str(), names) {
+                        Some(close) => format!("did you mean {close:?}?"),
+                        None => "add the job, or take the demand out".to_owned(),
+                    },
+                ));
             }
             continue;
         };
@@ -42,7 +44,11 @@ pub fn sequence(jobs: &[JobInput], broken: &BTreeSet<String>) -> Result<BTreeMap
             let hooks: Vec<&str> = upstream.manifest.hooks.keys().map(|name| name.as_str()).collect();
             let message = format!("job {} has no hook {:?}", demand.job, demand.hook.as_str());
             problems.push(Diagnostic::new(Code::DemandUnmet, message).at(format!("{at}.hook")).remedy(
-                if hooks.is_empty() { "it has no hooks at all".to_owned() } else { format!("its hooks are {}", hooks.join(", ")) },
+                if hooks.is_empty() {
+                    "it has no hooks at all".to_owned()
+                } else {
+                    format!("its hooks are {}", hooks.join(", "))
+                },
             ));
         }
         problems.extend(out_of_bounds(demand, upstream).map(|problem| problem.at(format!("{at}.config"))));

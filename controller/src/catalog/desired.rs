@@ -50,7 +50,7 @@ pub fn state(connection: &Connection, worker: WorkerId) -> Result<Option<Desired
 pub fn allocations(connection: &Connection, worker: WorkerId) -> Result<Vec<DesiredAllocation>> {
     let mut select = connection
         .prepare_cached(
-            "SELECT alloc_id, job, state, disabled, bundle, current_version, new_version, action \
+            "SELECT alloc_id, job, state, disabled, bundle, current_version, new_version, action, dir_mode \
              FROM desired_allocation WHERE worker_id = ?1 ORDER BY job, alloc_id",
         )
         .during("reading desired allocations")?;
@@ -74,6 +74,7 @@ fn allocation(row: &Row<'_>) -> Result<DesiredAllocation> {
         current_version: text(5)?,
         new_version: text(6)?,
         action: optional(7)?.map(|json| from_json::<DesiredAction>("desired_allocation.action", &json)).transpose()?,
+        dir_mode: row.get(8).during("reading a desired allocation")?,
     })
 }
 

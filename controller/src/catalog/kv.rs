@@ -190,10 +190,8 @@ pub fn live_below(connection: &Connection, prefix: &str) -> Result<Vec<String>> 
         .during("listing namespaces")?;
     // '0' follows '/': everything that begins with the prefix, which ends with one.
     let end = format!("{}0", prefix.trim_end_matches('/'));
-    let found = select
-        .query_map([prefix, &end], |row| row.get(0))
-        .and_then(Iterator::collect)
-        .during("listing namespaces")?;
+    let found =
+        select.query_map([prefix, &end], |row| row.get(0)).and_then(Iterator::collect).during("listing namespaces")?;
     Ok(found)
 }
 
@@ -217,7 +215,9 @@ pub fn scopes(connection: &Connection) -> Result<Vec<String>> {
 pub fn set_scope(connection: &Connection, scope: &str, digest: Option<&[u8; 32]>) -> Result<()> {
     match digest {
         Some(digest) => connection
-            .prepare_cached("INSERT INTO kv_scope (scope, digest) VALUES (?1, ?2) ON CONFLICT (scope) DO UPDATE SET digest = ?2")
+            .prepare_cached(
+                "INSERT INTO kv_scope (scope, digest) VALUES (?1, ?2) ON CONFLICT (scope) DO UPDATE SET digest = ?2",
+            )
             .and_then(|mut upsert| upsert.execute(params![scope, digest.as_slice()])),
         None => connection
             .prepare_cached("DELETE FROM kv_scope WHERE scope = ?1")

@@ -96,6 +96,23 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The schema of the catalog at `path`, if it is an older one.
+    pub fn outdated(path: &Path) -> Result<Option<u32>> {
+        match Self::connect(path, OpenFlags::empty()) {
+            Err(Error::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+            Ok(catalog) => {
+                let found = schema::version(&catalog.connection)?;
+                Ok((found > 0 && found < schema::CURRENT).then_some(found))
+            }
+        }
+    }
+
+    /// Copies the catalog at `path`, whatever its schema, to a new file.
+    pub fn back_up(path: &Path, to: &Path) -> Result<()> {
+        Self::connect(path, OpenFlags::empty())?.copy_to(to)
+    }
+
     /// Creates the catalog at `path`, or opens it and brings it to this program's schema.
     pub fn create(path: &Path) -> Result<Self> {
         let mut catalog = Self::connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;

@@ -72,7 +72,8 @@ pub fn release(
             DesiredAction { id: release.action_id, kind: release.kind, timeout_s: release.timeout_s, run_id: run };
         connection
             .prepare_cached(
-                "UPDATE desired_allocation SET state = ?2, bundle = ?3, current_version = ?4, new_version = ?5, action = ?6 \
+                "UPDATE desired_allocation SET state = ?2, bundle = ?3, current_version = ?4, new_version = ?5, action = ?6, \
+                   dir_mode = ?7 \
                  WHERE alloc_id = ?1",
             )
             .and_then(|mut update| {
@@ -83,7 +84,8 @@ pub fn release(
                     release.bundle.to_string(),
                     release.current_version,
                     release.new_version,
-                    action
+                    action,
+                    release.dir_mode
                 ])
             })
             .during("releasing an allocation")?;

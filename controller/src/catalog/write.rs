@@ -248,7 +248,8 @@ fn purge_unplaced(connection: &Connection, written: &Written<'_>) -> Result<()> 
         for namespace in kv::live_below(connection, prefix)? {
             let job = namespace.strip_prefix(prefix).and_then(|name| name.parse().ok());
             let rows = || written.build.allocations.iter().filter(|a| Some(&a.job) == job.as_ref());
-            let in_use = rows().any(|a| !a.removed) || (rows().next().is_none() && written.derived.jobs().any(|j| Some(j) == job.as_ref()));
+            let in_use = rows().any(|a| !a.removed)
+                || (rows().next().is_none() && written.derived.jobs().any(|j| Some(j) == job.as_ref()));
             if !in_use {
                 clear(connection, [namespace], written.now_ms)?;
             }

@@ -61,6 +61,8 @@ enum Command {
     #[command(subcommand)]
     Cat(cmd::cat::Command),
     #[command(subcommand)]
+    Job(cmd::job::Command),
+    #[command(subcommand)]
     Agent(cmd::agent::Command),
     Serve(cmd::serve::Args),
     Dev(cmd::dev::Args),
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Deploy(args) => cmd::deploy::run(args, &context),
         Command::Info(args) => cmd::info::run(args, &context),
         Command::Cat(command) => cmd::cat::run(command, &context),
+        Command::Job(command) => cmd::job::run(command, &context),
         Command::Agent(command) => cmd::agent::run(command, &context),
         Command::Serve(args) => cmd::serve::run(args, &context),
         Command::Dev(args) => cmd::dev::run(args, &context),

@@ -50,8 +50,7 @@ pub(super) fn bring(
     let wanted = certs::wanted(&job.name, &job.spec.certs, hosts, &issuing.ca);
     let keep: BTreeSet<(&Name, &Host)> =
         wanted.iter().flat_map(|pair| pair.hosts.iter().map(move |host| (&pair.name, host))).collect();
-    let gone: Vec<(Name, Host)> =
-        there.keys().filter(|(name, host)| !keep.contains(&(name, host))).cloned().collect();
+    let gone: Vec<(Name, Host)> = there.keys().filter(|(name, host)| !keep.contains(&(name, host))).cloned().collect();
     let mut changes = Changes::default();
     for (name, host) in gone {
         there.remove(&(name.clone(), host.clone()));
@@ -126,7 +125,9 @@ pub(super) fn read_pems(
         for (name, row) in crate::catalog::kv::rows(connection, &namespace.to_string())? {
             if name.starts_with("certs/") && !row.deleted {
                 let value = match row.is_sealed() {
-                    true => Value { text: key.open_value(&row.namespace, &name, &row.value)?.to_string(), secret: true },
+                    true => {
+                        Value { text: key.open_value(&row.namespace, &name, &row.value)?.to_string(), secret: true }
+                    }
                     false => Value::plain(&row.value),
                 };
                 keys.insert(name, value);

@@ -119,8 +119,7 @@ pub fn compose(
     live: Arc<Live>,
     key: &SealingKey,
 ) -> Result<Composed, Failure> {
-    let (known, mut issued) =
-        catalog.read(|tx| Ok((read::job_inputs(tx)?, rows::all(tx)?)))?;
+    let (known, mut issued) = catalog.read(|tx| Ok((read::job_inputs(tx)?, rows::all(tx)?)))?;
     let mut batch = bench.store.batch();
     let ca_entry = Entry {
         path: "certs/ca.crt".parse().map_err(|_| unreadable("certs/ca.crt is no path".to_owned()))?,
@@ -250,8 +249,13 @@ impl OneJob<'_> {
                     entries
                 }
                 None => {
-                    let context =
-                        Context { bucket: self.made.bucket(), allocation, worker, upstream: &upstream, values: &source };
+                    let context = Context {
+                        bucket: self.made.bucket(),
+                        allocation,
+                        worker,
+                        upstream: &upstream,
+                        values: &source,
+                    };
                     match render::render(self.templates, &context) {
                         Ok(rendered) => {
                             self.composed.rendered += rendered.len();

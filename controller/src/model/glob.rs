@@ -58,10 +58,9 @@ impl std::str::FromStr for Glob {
             // Braces are letters here; the library would take them for alternatives.
             let pattern = pattern.replace('{', "[{]").replace('}', "[}]");
             let built = GlobBuilder::new(&pattern).literal_separator(true).backslash_escape(true).build();
-            built.map(|glob| glob.compile_matcher()).map_err(|error| GlobError::Malformed {
-                text: text.to_owned(),
-                why: error.kind().to_string(),
-            })
+            built
+                .map(|glob| glob.compile_matcher())
+                .map_err(|error| GlobError::Malformed { text: text.to_owned(), why: error.kind().to_string() })
         };
         let mut matchers = vec![compile(text)?];
         if let Some(dir) = text.strip_suffix('/') {

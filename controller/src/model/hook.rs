@@ -102,9 +102,11 @@ impl Demand {
             Some(serde_json::Value::String(text)) => {
                 text.parse().map(Some).map_err(|error: shared::version::VersionError| format!("{key}: {error}"))
             }
-            Some(serde_json::Value::Number(number)) if number.is_u64() => {
-                number.to_string().parse().map(Some).map_err(|error: shared::version::VersionError| format!("{key}: {error}"))
-            }
+            Some(serde_json::Value::Number(number)) if number.is_u64() => number
+                .to_string()
+                .parse()
+                .map(Some)
+                .map_err(|error: shared::version::VersionError| format!("{key}: {error}")),
             Some(other) => Err(format!("{key}: {other} is neither a version in quotes nor a whole number")),
         };
         let bounds = Bounds { min: bound("min_version")?, max: bound("max_version")? };

@@ -23,7 +23,7 @@ pub struct Job {
 }
 
 /// A manifest after parsing and defaults.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
     /// As written; `None` when the manifest has none.
     pub version: Option<String>,

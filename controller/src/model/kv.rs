@@ -259,17 +259,35 @@ mod tests {
         let access = Access { job: &job, host: &host, upstream: &upstream };
         let read = |namespace: &str| namespace.parse().is_ok_and(|namespace: Namespace| access.may_read(&namespace));
         for yes in [
-            "maand/bucket", "vars/bucket", "maand/worker", "maand/worker/w1", "maand/worker/w1/tags", "maand/job/api",
-            "vars/bucket/job/api", "vars/job/api", "secrets/job/api", "maand/job/api/worker/w1", "maand/job/db",
-            "vars/job/db", "secrets/job/db",
+            "maand/bucket",
+            "vars/bucket",
+            "maand/worker",
+            "maand/worker/w1",
+            "maand/worker/w1/tags",
+            "maand/job/api",
+            "vars/bucket/job/api",
+            "vars/job/api",
+            "secrets/job/api",
+            "maand/job/api/worker/w1",
+            "maand/job/db",
+            "vars/job/db",
+            "secrets/job/db",
         ] {
             assert!(read(yes), "{yes}");
             assert!(access.readable().contains(&yes.parse().unwrap()), "{yes}");
             assert_eq!(yes.parse::<Namespace>().unwrap().to_string(), yes);
         }
         for no in [
-            "maand/worker/w2", "maand/worker/w2/tags", "maand/job/api/worker/w2", "maand/job/db/worker/w1",
-            "vars/bucket/job/db", "vars/job/other", "secrets/job/other", "maand/job/other", "nonsense", "maand/job/../x",
+            "maand/worker/w2",
+            "maand/worker/w2/tags",
+            "maand/job/api/worker/w2",
+            "maand/job/db/worker/w1",
+            "vars/bucket/job/db",
+            "vars/job/other",
+            "secrets/job/other",
+            "maand/job/other",
+            "nonsense",
+            "maand/job/../x",
         ] {
             assert!(!read(no), "{no}");
         }

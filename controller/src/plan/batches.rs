@@ -33,6 +33,7 @@ mod tests {
             to: BundleDigest::from_bytes([0; 32]),
             current_version: String::new(),
             new_version: String::new(),
+            matched: Vec::new(),
         };
         use ActionKind::{Restart, Start};
         let moves = vec![step(1, Restart), step(2, Start), step(3, Restart), step(4, Start), step(5, Restart)];

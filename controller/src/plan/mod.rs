@@ -3,12 +3,13 @@
 pub mod action;
 pub mod batches;
 pub mod check;
+pub mod later;
 pub mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shared::{ActionKind, AllocId, BundleDigest, Host, JobName, WorkerId};
+use shared::{ActionKind, AllocId, BundleDigest, Host, JobName, RelPath, WorkerId};
 
 use crate::model::Snapshot;
 use action::Decision;
@@ -41,7 +42,13 @@ pub struct Move {
     pub current_version: String,
     /// Version that it gets.
     pub new_version: String,
+    /// The changed paths for which it is restarted and not reloaded.
+    #[serde(default)]
+    pub matched: Vec<RelPath>,
 }
+
+/// What differs from what was promoted, by allocation; only where a decision may depend on it.
+pub type Changed = BTreeMap<AllocId, Vec<RelPath>>;
 
 /// One job's part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +59,9 @@ pub struct JobPlan {
     pub seq: u32,
     /// Time limit of its make targets, seconds.
     pub timeout_s: u64,
+    /// Permission bits of the job's directory, when its manifest sets them.
+    #[serde(default)]
+    pub dir_mode: Option<u32>,
     /// In order; empty when there is nothing to do.
     pub batches: Vec<Vec<Move>>,
     /// In sync: host and hash, for the report.
@@ -79,8 +89,20 @@ impl Plan {
     }
 }
 
+/// The allocations whose action depends on what changed: those of jobs with globs that have something to
+/// compare, with what was promoted and what is new.
+pub fn compared(snapshot: &Snapshot) -> Vec<(AllocId, BundleDigest, BundleDigest)> {
+    let globbed: BTreeSet<&JobName> =
+        snapshot.jobs.iter().filter(|job| !job.spec.restart_globs.is_empty()).map(|job| &job.name).collect();
+    let pair = |a: &crate::model::Allocation| {
+        let (from, to) = (a.promoted.as_ref()?.bundle, a.bundle?);
+        (a.is_active() && from != to && globbed.contains(&a.job)).then_some((a.alloc_id, from, to))
+    };
+    snapshot.allocations.iter().filter_map(pair).collect()
+}
+
 /// Plans.
-pub fn plan(snapshot: &Snapshot, options: &Options) -> Plan {
+pub fn plan(snapshot: &Snapshot, options: &Options, changed: &Changed) -> Plan {
     let mut by_job: BTreeMap<&JobName, Vec<_>> = BTreeMap::new();
     for allocation in snapshot.allocations.iter().filter(|a| a.is_active()) {
         by_job.entry(&allocation.job).or_default().push(allocation);
@@ -93,8 +115,9 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Plan {
         }
         let (mut moves, mut skipped) = (Vec::new(), Vec::new());
         for allocation in allocations {
-            match (action::decide(allocation, options.force), allocation.bundle) {
-                (Decision::Move(kind), Some(to)) => moves.push(Move {
+            let changed = changed.get(&allocation.alloc_id).map(Vec::as_slice);
+            match (action::decide(&job.spec, allocation, changed, options.force), allocation.bundle) {
+                (Decision::Move { kind, matched }, Some(to)) => moves.push(Move {
                     alloc_id: allocation.alloc_id,
                     worker_id: allocation.worker_id,
                     host: allocation.host.clone(),
@@ -106,13 +129,15 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Plan {
                         .as_ref()
                         .map_or_else(|| "0.0.0".to_owned(), |p| p.version.clone()),
                     new_version: allocation.new_version.clone(),
+                    matched,
                 }),
                 (_, bundle) => skipped.push((allocation.host.clone(), bundle)),
             }
         }
         let batches = batches::batches(moves, job.spec.max_concurrent_starts, job.spec.max_concurrent_upgrades);
         let (seq, timeout_s) = (job.spec.deployment_seq, job.spec.action_timeout_s);
-        jobs.push(JobPlan { job: job.name.clone(), seq, timeout_s, batches, skipped });
+        let dir_mode = job.spec.dir_mode;
+        jobs.push(JobPlan { job: job.name.clone(), seq, timeout_s, dir_mode, batches, skipped });
     }
     jobs.sort_by(|a, b| (a.seq, &a.job).cmp(&(b.seq, &b.job)));
     Plan { jobs }

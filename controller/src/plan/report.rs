@@ -1,7 +1,7 @@
 //! What `--dry-run` prints: why each allocation gets its action (`spec/debugging-deploy.txt`).
 
 use serde_json::{Value, json};
-use shared::BundleDigest;
+use shared::{BundleDigest, RelPath};
 
 use super::Plan;
 
@@ -40,8 +40,14 @@ pub fn text(plan: &Plan) -> Vec<String> {
                 } else {
                     format!(" version={}->{}", step.current_version, step.new_version)
                 };
+                let matched: Vec<&str> = step.matched.iter().map(RelPath::as_str).collect();
+                let matched =
+                    if matched.is_empty() { String::new() } else { format!(" matched={}", matched.join(",")) };
                 let (host, kind, to) = (&step.host, step.kind, step.to.short());
-                lines.push(format!("    {host:<15} {kind:<8} batch={}{from} current_hash={to}{version}", n + 1));
+                lines.push(format!(
+                    "    {host:<15} {kind:<8} batch={}{from} current_hash={to}{version}{matched}",
+                    n + 1
+                ));
             }
         }
         for (host, hash) in &job.skipped {
@@ -64,7 +70,8 @@ pub fn json(plan: &Plan) -> Value {
                 .flat_map(|(n, batch)| batch.iter().map(move |step| (n, step)))
                 .map(|(n, step)| {
                     json!({ "worker_ip": step.host, "action": step.kind, "batch": n + 1, "previous_hash": step.from,
-                        "current_hash": step.to, "current_version": step.current_version, "new_version": step.new_version })
+                        "current_hash": step.to, "current_version": step.current_version, "new_version": step.new_version,
+                        "matched": step.matched })
                 })
                 .collect();
             let skipped: Vec<Value> =

@@ -27,7 +27,8 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     ] {
         environment.add_function(name, move |a: Value, b: Value| -> Result<i64, Error> {
             let (a, b) = (whole(&a)?, whole(&b)?);
-            apply(a, b).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{name} of {a} and {b} has no result")))
+            apply(a, b)
+                .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{name} of {a} and {b} has no result")))
         });
     }
     environment.add_function("int", |value: Value| whole(&value));

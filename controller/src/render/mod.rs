@@ -37,7 +37,11 @@ impl Rendered {
 
 /// The bundle of one allocation: what is shipped as it is, what was rendered, and its certificates,
 /// which take the place of files of their name.
-pub fn bundle(job: &Job, rendered: Vec<Entry>, certificates: Vec<Entry>) -> Result<Bundle, shared::bundle::BundleError> {
+pub fn bundle(
+    job: &Job,
+    rendered: Vec<Entry>,
+    certificates: Vec<Entry>,
+) -> Result<Bundle, shared::bundle::BundleError> {
     let shipped = job.files.iter().filter(|file| file.kind == FileKind::Shipped).map(|file| Entry {
         path: file.path.clone(),
         mode: file.mode,

@@ -223,9 +223,7 @@ impl Reader {
     fn namespace(&self, text: &str) -> Result<Arc<Keys>, Error> {
         let access = Access { job: &self.job, host: &self.host, upstream: &self.upstream };
         match text.parse::<Namespace>().ok().filter(|namespace| access.may_read(namespace)) {
-            Some(namespace) => {
-                self.values.keys(&namespace).map_err(|why| Error::new(ErrorKind::InvalidOperation, why))
-            }
+            Some(namespace) => self.values.keys(&namespace).map_err(|why| Error::new(ErrorKind::InvalidOperation, why)),
             None => Err(Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {text}"))),
         }
     }

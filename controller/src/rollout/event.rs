@@ -96,6 +96,8 @@ pub struct Release {
     pub current_version: String,
     /// Version that `bundle` has.
     pub new_version: String,
+    /// Permission bits of the job's directory, when its manifest sets them.
+    pub dir_mode: Option<u32>,
 }
 
 /// Where ids come from: randomness is the driver's.

@@ -176,6 +176,7 @@ impl JobRollout {
             timeout_s: self.plan.timeout_s,
             current_version: step.current_version.clone(),
             new_version: step.new_version.clone(),
+            dir_mode: self.plan.dir_mode,
         }
     }
 

@@ -40,7 +40,8 @@ impl Kind {
         }
     }
 
-    fn common_name(self, bucket: BucketId) -> String {
+    /// The subject of its certificate.
+    pub fn common_name(self, bucket: BucketId) -> String {
         match self {
             Self::Jobs => format!("maand {bucket}"),
             Self::Agents => format!("maand agents {bucket}"),
@@ -97,8 +98,11 @@ impl Authority {
 pub fn certificate(kind: Kind, bucket: &BucketDir) -> Result<(String, i64), Error> {
     let (path, _) = kind.files(bucket);
     let shown = bucket.shown(&path).to_string();
-    let pem = std::fs::read_to_string(&path)
-        .map_err(|source| Error::File { operation: "read", path: shown.clone(), source })?;
+    let pem = std::fs::read_to_string(&path).map_err(|source| Error::File {
+        operation: "read",
+        path: shown.clone(),
+        source,
+    })?;
     let unusable = |why: String| Error::Unusable { path: shown.clone(), why };
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| unusable(error.to_string()))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| unusable(error.to_string()))?;

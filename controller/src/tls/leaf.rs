@@ -142,6 +142,7 @@ fn pem(kind: &str, der: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make a directory")]
 mod tests {
     use super::*;
     use crate::paths::BucketDir;

@@ -24,8 +24,7 @@ pub struct Disabled {
 impl Disabled {
     /// Whether an allocation is drained.
     pub fn contains(&self, job: &JobName, host: &Host) -> bool {
-        self.workers.contains(host)
-            || self.jobs.get(job).is_some_and(|hosts| hosts.is_empty() || hosts.contains(host))
+        self.workers.contains(host) || self.jobs.get(job).is_some_and(|hosts| hosts.is_empty() || hosts.contains(host))
     }
 }
 

@@ -37,13 +37,7 @@ pub struct Seen {
 }
 
 /// Reads everything; all problems at once.
-pub fn load(
-    bucket: &BucketDir,
-    store: &Store,
-    selector: &str,
-    seen: &mut Seen,
-    now_ms: i64,
-) -> (Raw, Vec<Diagnostic>) {
+pub fn load(bucket: &BucketDir, store: &Store, selector: &str, seen: &mut Seen, now_ms: i64) -> (Raw, Vec<Diagnostic>) {
     let mut loader = Loader { bucket, store, seen, now_ms, problems: Vec::new() };
     let mut raw = Raw {
         workers: loader.text(&bucket.workers_json()),

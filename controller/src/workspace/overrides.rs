@@ -38,12 +38,7 @@ pub fn parse(file: &str, text: &str) -> (Tables, Vec<Diagnostic>) {
 }
 
 /// Gives every job its table. `known` are all directories of jobs, readable or not.
-pub fn apply(
-    file: &str,
-    tables: Tables,
-    jobs: &mut [JobInput],
-    known: &[&str],
-) -> Vec<Diagnostic> {
+pub fn apply(file: &str, tables: Tables, jobs: &mut [JobInput], known: &[&str]) -> Vec<Diagnostic> {
     let name = file.rsplit('/').next().unwrap_or(file);
     let mut problems = Vec::new();
     for (job, table) in tables {

@@ -48,7 +48,8 @@ pub fn parse(raw: &Raw) -> Workspace {
     match &raw.overrides {
         None => {}
         Some((file, None)) => {
-            let problem = Diagnostic::new(Code::Settings, format!("there is no {file}, which job_config_selector chooses"));
+            let problem =
+                Diagnostic::new(Code::Settings, format!("there is no {file}, which job_config_selector chooses"));
             problems.push(problem.at("maand.conf job_config_selector").remedy("add the file, or take the setting out"));
         }
         Some((file, Some(text))) => {
@@ -124,8 +125,11 @@ fn job(
 fn scripts(reader: &mut Reader<'_>, manifest: &Manifest, files: &[RawFile]) {
     for name in manifest.hooks.keys() {
         let wanted: Vec<String> = ["py", "ts", "js"].iter().map(|ending| format!("_modules/{name}.{ending}")).collect();
-        let there: Vec<&str> =
-            wanted.iter().map(String::as_str).filter(|path| files.iter().any(|file| file.path.as_str() == *path)).collect();
+        let there: Vec<&str> = wanted
+            .iter()
+            .map(String::as_str)
+            .filter(|path| files.iter().any(|file| file.path.as_str() == *path))
+            .collect();
         let key = format!("hooks.{name}");
         match there[..] {
             [_] => {}

@@ -277,6 +277,7 @@ fn plan(random: &mut Random) -> (Plan, BTreeMap<String, (usize, usize)>) {
                 to: digest(number),
                 current_version: "1.0.0".into(),
                 new_version: "2.0.0".into(),
+                matched: vec![],
             });
         }
         let all_new = moves.iter().filter(|m| m.kind == ActionKind::Start).count();
@@ -288,6 +289,7 @@ fn plan(random: &mut Random) -> (Plan, BTreeMap<String, (usize, usize)>) {
             job: job.parse().unwrap(),
             seq: random.below(2) as u32,
             timeout_s: 30,
+            dir_mode: None,
             batches,
             skipped: vec![],
         });

@@ -159,7 +159,9 @@ fn authority(bucket: &BucketDir, settings: &Settings, now_ms: i64, ui: &Ui) -> R
         let problem = Diagnostic::new(Code::CertificateAuthority, message).at("secrets/ca.crt");
         return Err(Failure::new(
             Exit::Input,
-            problem.remedy("move secrets/ca.crt and secrets/ca.key away, run maand init for new ones, then build and deploy"),
+            problem.remedy(
+                "move secrets/ca.crt and secrets/ca.key away, run maand init for new ones, then build and deploy",
+            ),
         ));
     }
     if renewal_due(not_after_ms, now_ms, settings.certs_renewal_days) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use shared::api::v1::report::Outcome;
 use shared::{Code, Diagnostic, Host, JobName, RunId};
 
-use crate::catalog::{Catalog, agents, publish, read};
+use crate::catalog::{Catalog, agents, bundles, publish, read};
 use crate::cli::Context;
 use crate::cli::cmd::build;
 use crate::cli::filter::Filter;
@@ -79,8 +79,7 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
         scratch = Some(copy);
         built.inspect_err(|_| remove_scratch(scratch.as_deref()))?;
     }
-    let planned =
-        catalog.read(|tx| read::snapshot(tx)).map_err(Failure::from).and_then(|snapshot| planned(args, &snapshot));
+    let planned = looked_at(&mut catalog).and_then(|(snapshot, changed)| planned(args, &snapshot, &changed));
     drop(catalog);
     remove_scratch(scratch.as_deref());
     let (plan, _) = planned?;
@@ -102,7 +101,21 @@ fn remove_scratch(path: Option<&std::path::Path>) {
     }
 }
 
-fn planned(args: &Args, snapshot: &Snapshot) -> Result<(Plan, Options), Failure> {
+/// The catalog, and what differs from what was promoted where that matters.
+fn looked_at(catalog: &mut Catalog) -> Result<(Snapshot, plan::Changed), Failure> {
+    Ok(catalog.read(|tx| {
+        let snapshot = read::snapshot(tx)?;
+        let mut changed = plan::Changed::new();
+        for (alloc, from, to) in plan::compared(&snapshot) {
+            if let (Some(from), Some(to)) = (bundles::get(tx, &from)?, bundles::get(tx, &to)?) {
+                changed.insert(alloc, from.changed_paths(&to));
+            }
+        }
+        Ok((snapshot, changed))
+    })?)
+}
+
+fn planned(args: &Args, snapshot: &Snapshot, changed: &plan::Changed) -> Result<(Plan, Options), Failure> {
     if snapshot.built_at_ms.is_none() {
         let problem = Diagnostic::new(Code::NotBuilt, "this bucket has not been built");
         return Err(Failure::new(Exit::Input, problem.remedy("run maand build")));
@@ -114,19 +127,20 @@ fn planned(args: &Args, snapshot: &Snapshot) -> Result<(Plan, Options), Failure>
         snapshot.jobs.iter().map(|job| job.name.clone()).filter(|job| filter.job(job)).collect()
     };
     let options = Options { jobs, force: args.force };
-    let plan = plan::plan(snapshot, &options);
+    let plan = plan::plan(snapshot, &options, changed);
     check::check(&plan, snapshot).map_err(|why| {
         let problem = Diagnostic::new(Code::Bug, format!("the plan contradicts the catalog: {why}"));
         Failure::new(Exit::Bug, problem.remedy("nothing was changed; please report this"))
     })?;
-    Ok((plan, options))
+    let later = plan::later::refused(&plan, snapshot, &options);
+    if later.is_empty() { Ok((plan, options)) } else { Err(Failure { exit: Exit::Input, problems: later }) }
 }
 
 fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
     let settings = Settings::load(&context.bucket)?;
     let mut catalog = context.catalog()?;
-    let snapshot = catalog.read(|tx| read::snapshot(tx))?;
-    let (plan, options) = planned(args, &snapshot)?;
+    let (snapshot, changed) = looked_at(&mut catalog)?;
+    let (plan, options) = planned(args, &snapshot, &changed)?;
     let limits =
         Limits { pickup_ms: i64::try_from(settings.pickup_timeout_s.saturating_mul(1000)).unwrap_or(i64::MAX) };
     let log = BucketLog::new(&context.bucket, settings.log_json);

@@ -66,6 +66,14 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
     if !bucket.database().is_file() {
         made.push(bucket.shown(&bucket.database()).to_string());
     }
+    if let Some(found) = Catalog::outdated(&bucket.database())? {
+        // Before the first step of an upgrade: what it was, as a file that only needs to be put back.
+        let backup = bucket.data().join(format!("maand.db.schema-{found}.bak"));
+        if !backup.exists() {
+            Catalog::back_up(&bucket.database(), &backup)?;
+            made.push(bucket.shown(&backup).to_string());
+        }
+    }
     let mut catalog = Catalog::create(&bucket.database())?;
     let fresh = BucketId::from_uuid(clock::random_uuid());
     catalog.write(|tx| {

@@ -7,4 +7,5 @@ pub mod deploy;
 pub mod dev;
 pub mod info;
 pub mod init;
+pub mod job;
 pub mod serve;

@@ -27,7 +27,8 @@ pub(super) fn read(reader: &mut Reader<'_>, manifest: &mut Manifest, value: &Val
                     match field.as_str() {
                         "attempts" => {
                             if let Some(number) = reader.number(&key, value, 0, 10_000) {
-                                health.attempts = u32::try_from(number).unwrap_or(30).max(if number == 0 { 30 } else { 1 });
+                                health.attempts =
+                                    u32::try_from(number).unwrap_or(30).max(if number == 0 { 30 } else { 1 });
                             }
                         }
                         "interval_seconds" => seconds(reader, &key, value, &mut health.interval_s),
@@ -128,7 +129,8 @@ pub(super) fn check_ports(reader: &mut Reader<'_>, manifest: &Manifest) {
         if !manifest.ports.contains_key(port) {
             let names: Vec<&str> = manifest.ports.keys().map(Name::as_str).collect();
             let key = format!("health_check.checks[{n}].port");
-            let problem = reader.problem(Code::UnknownReference, &key, format!("the job has no port {:?}", port.as_str()));
+            let problem =
+                reader.problem(Code::UnknownReference, &key, format!("the job has no port {:?}", port.as_str()));
             problem.remedy = Some(match names[..] {
                 [] => format!("add it: \"resources\": {{\"ports\": {{\"{port}\": {{}}}}}}"),
                 _ => format!("its ports are {}", names.join(", ")),

@@ -113,7 +113,8 @@ fn demand(reader: &mut Reader<'_>, own: &str, key: &str, value: &Value) -> Optio
         (job, _) => {
             if reader.problems.len() == before {
                 let (has, lacks) = if job.is_some() { ("job", "hook") } else { ("hook", "job") };
-                let problem = reader.problem(Code::DemandUnmet, key, format!("this demand names a {has} and no {lacks}"));
+                let problem =
+                    reader.problem(Code::DemandUnmet, key, format!("this demand names a {has} and no {lacks}"));
                 problem.remedy = Some("name both, or neither".to_owned());
             }
             None

@@ -92,11 +92,8 @@ pub struct Manifest {
 /// The manifest of `job`, with its defaults. Problems and the older words that it uses go to `reader`;
 /// with problems the manifest is as far as it could be read.
 pub fn parse(reader: &mut Reader<'_>, job: &str, text: &str) -> Manifest {
-    let mut manifest = Manifest {
-        max_concurrent_upgrades: 1,
-        action_timeout_s: DEFAULT_ACTION_TIMEOUT_S,
-        ..Manifest::default()
-    };
+    let mut manifest =
+        Manifest { max_concurrent_upgrades: 1, action_timeout_s: DEFAULT_ACTION_TIMEOUT_S, ..Manifest::default() };
     let document = reader.parse(text);
     let object = document.as_ref().and_then(|document| reader.object("", document));
     for (key, value) in object.into_iter().flatten() {

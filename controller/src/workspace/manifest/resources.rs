@@ -91,7 +91,8 @@ fn ports(reader: &mut Reader<'_>, manifest: &mut Manifest, key: &str, value: &Va
         if let (Some(name), Some(port)) = (name, port) {
             // These keys of maand/bucket are build's own.
             if ["bucket_id", "jobs", "activejobs"].contains(&name.as_str()) {
-                let problem = reader.problem(Code::InvalidName, &key, format!("{name} is a key of maand/bucket already"));
+                let problem =
+                    reader.problem(Code::InvalidName, &key, format!("{name} is a key of maand/bucket already"));
                 problem.remedy = Some("give the port another name".to_owned());
                 continue;
             }

@@ -100,6 +100,9 @@ pub struct DesiredAllocation {
     /// What to do when the bundle is in place. `None`: keep the files in place, run nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<DesiredAction>,
+    /// Permission bits of the job's directory, where its manifest sets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir_mode: Option<u32>,
 }
 
 /// What should be true of an allocation. Only `Absent` and `Purged` remove anything.

@@ -3,7 +3,7 @@
 use crate::catalog::read;
 use crate::cli::Context;
 use crate::cli::filter::Filter;
-use crate::cli::table::Table;
+use crate::cli::table::{Table, number};
 use crate::failure::Failure;
 
 /// List the jobs by deployment_seq, the order in which a deploy rolls them
@@ -29,9 +29,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             job.spec.version.as_deref().unwrap_or("unknown").into(),
             disabled.into(),
             job.spec.deployment_seq.into(),
-            // Reservations are refused by build for now, so there is none.
-            "0 mhz (manifest)".into(),
-            "0 mb (manifest)".into(),
+            format!("{} mhz ({})", number(job.spec.cpu.reserved), job.spec.cpu.source).into(),
+            format!("{} mb ({})", number(job.spec.memory.reserved), job.spec.memory.source).into(),
             job.spec.selectors.iter().map(|s| s.as_str()).collect::<Vec<_>>().into(),
         ]);
     }

@@ -2,8 +2,12 @@
 
 mod agents;
 mod allocations;
+mod certs;
 mod deployments;
+mod hooks;
 mod jobs;
+mod kv;
+mod ports;
 mod workers;
 
 use shared::{Code, Diagnostic};
@@ -20,6 +24,12 @@ pub enum Command {
     Allocations(allocations::Args),
     Deployments(deployments::Args),
     Agents(agents::Args),
+    #[command(alias = "job_commands")]
+    Hooks(hooks::Args),
+    #[command(alias = "job_ports")]
+    Ports(ports::Args),
+    Certs(certs::Args),
+    Kv(kv::Args),
 }
 
 /// Runs it.
@@ -30,6 +40,10 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Allocations(args) => allocations::run(args, context),
         Command::Deployments(args) => deployments::run(args, context),
         Command::Agents(args) => agents::run(args, context),
+        Command::Hooks(args) => hooks::run(args, context),
+        Command::Ports(args) => ports::run(args, context),
+        Command::Certs(args) => certs::run(args, context),
+        Command::Kv(args) => kv::run(args, context),
     }
 }
 
