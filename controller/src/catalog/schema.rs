@@ -5,7 +5,12 @@ use rusqlite::Connection;
 use super::{During, Error, Result};
 
 /// One script per version, from 1 on. A released script is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001.sql"), include_str!("../../migrations/0002.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001.sql"),
+    include_str!("../../migrations/0002.sql"),
+    include_str!("../../migrations/0003.sql"),
+    include_str!("../../migrations/0004.sql"),
+];
 
 /// The schema that this program reads and writes.
 pub const CURRENT: u32 = MIGRATIONS.len() as u32;

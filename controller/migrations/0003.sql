@@ -1,0 +1,1 @@
+-- The catalog, version 3: rollouts with gates, drains, removals, budgets, offline workers. drive writes all of it.

@@ -1,0 +1,1 @@
+-- The catalog, version 4: operations for agents, and what they say of health.
