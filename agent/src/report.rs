@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: the kernel's boot id")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ pub struct Transient {
     news: AtomicU64,
     now: Notify,
     soon: Notify,
+    /// Output of ended runs that the controller has not got.
+    unsent: AtomicBool,
+    late: Notify,
 }
 
 /// Where an allocation's work stands.
@@ -69,6 +72,23 @@ impl Transient {
             self.report_soon();
         }
         news
+    }
+
+    /// Output of an ended run could not be sent: [`Self::late_output`] says when it is worth another try.
+    pub fn output_unsent(&self) {
+        self.unsent.store(true, Ordering::SeqCst);
+    }
+
+    /// Until the controller has taken a report while there was output that it has not got.
+    pub async fn late_output(&self) {
+        self.late.notified().await;
+    }
+
+    /// The controller has taken a report.
+    fn heard(&self) {
+        if self.unsent.swap(false, Ordering::SeqCst) {
+            self.late.notify_one();
+        }
     }
 
     /// The last desired state was refused, or no longer.
@@ -150,6 +170,7 @@ pub async fn send_all(
             match client.report(&report).await {
                 Ok(()) => {
                     told = Some(facts);
+                    transient.heard();
                     break;
                 }
                 Err(error) => {

@@ -102,6 +102,14 @@ impl Workshop {
         let desired = lock(&self.desired).clone();
         self.prefetch(&desired);
         self.dispatch();
+        // A run may end while the controller is away, after the moment in which it was back.
+        let shop = self.clone();
+        self.net.spawn(async move {
+            loop {
+                shop.transient.late_output().await;
+                shop.send_late();
+            }
+        });
     }
 
     /// Starts a thread for every allocation that has work and none yet.
@@ -327,13 +335,15 @@ impl Workshop {
         failpoint::hit("run::after_exit");
         // The log before the result, so that who reads the result finds the log; but the result does
         // not wait for a controller that is away: `send_late` sends it when it is back.
-        if let Some(mut shipping) = shipping
-            && let Err(error) = shipping.send(&self.net, &self.client, true)
-        {
-            tracing::debug!(error = chain(&error), "output_not_sent");
-        }
+        let sent = shipping.map_or(Ok(()), |mut shipping| shipping.send(&self.net, &self.client, true));
         let tail = if ended.outcome == Outcome::Ok { None } else { run::tail(dir) };
-        self.finish(row, action, started_ms, ended.outcome, ended.duration_ms, tail)
+        self.finish(row, action, started_ms, ended.outcome, ended.duration_ms, tail)?;
+        // Only now does the run count as ended; the report of that comes after this.
+        if let Err(error) = sent {
+            tracing::debug!(error = chain(&error), "output_not_sent");
+            self.transient.output_unsent();
+        }
+        Ok(())
     }
 
     /// The controller can be reached again: sends what it has not got of the output of ended runs.
@@ -346,7 +356,8 @@ impl Workshop {
                 if let Some(mut shipping) = Shipping::resume(&dir)
                     && let Err(error) = shipping.send(&shop.net, &shop.client, true)
                 {
-                    return tracing::debug!(error = chain(&error), "output_not_sent");
+                    tracing::debug!(error = chain(&error), "output_not_sent");
+                    return shop.transient.output_unsent();
                 }
             }
         });

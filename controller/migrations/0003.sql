@@ -1,1 +1,30 @@
--- The catalog, version 3: rollouts with gates, drains, removals, budgets, offline workers. drive writes all of it.
+-- The catalog, version 3: rollouts with gates, drains, removals, budgets and agents that are away. drive
+-- writes all of it.
+
+-- What rollouts have made of an allocation, apart from what was promoted; a row from the first that concerned it.
+CREATE TABLE rolled (
+  alloc_id TEXT PRIMARY KEY,
+  may_run INTEGER NOT NULL DEFAULT 0, -- 1 from the release of a start until a stop has succeeded
+  post_deploy TEXT,                   -- pending | success | failed; NULL when the job has no such hook
+  health_failed INTEGER NOT NULL DEFAULT 0, -- its last gate was not passed
+  deferred_at INTEGER,                -- since when its agent is waited for; NULL when it is not
+  deferred_bundle TEXT,               -- what it gets when its agent is back
+  deferred_version TEXT
+) STRICT, WITHOUT ROWID;
+INSERT INTO rolled (alloc_id, may_run) SELECT alloc_id, 1 FROM promoted;
+
+-- What an operator asked the driver of a rollout for: pause | abort.
+ALTER TABLE rollout ADD COLUMN request TEXT;
+
+-- Every release of a rollout: written when it changes, apart from the rest of its job's state.
+CREATE TABLE rollout_flight (
+  run_id TEXT NOT NULL,
+  alloc_id TEXT NOT NULL,
+  job TEXT NOT NULL,
+  flight TEXT NOT NULL,               -- JSON of rollout::flight::Flight
+  PRIMARY KEY (run_id, alloc_id)
+) STRICT, WITHOUT ROWID;
+
+-- The state of a rollout's job has another form now: one that is open cannot be gone on with.
+UPDATE rollout SET state = 'aborted' WHERE state IN ('running', 'paused');
+DELETE FROM rollout_job;

@@ -31,6 +31,8 @@ paths! {
     serve_lock = "data/serve.lock";
     /// Where a driver tells serve that something changed; a hint.
     serve_socket = "data/serve.sock";
+    /// Held by whoever drives what nobody waits for.
+    drive_lock = "data/drive.lock";
     /// Held while a build commits.
     build_lock = "data/build.lock";
     /// The operator's input.

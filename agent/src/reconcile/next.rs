@@ -1,9 +1,9 @@
 //! Decides an allocation's next step. Asked again after every step until there is none, and again
 //! after a crash: what was done shows in the row, so it is not done twice.
 
-use shared::BundleDigest;
 use shared::api::v1::desired::{DesiredAction, DesiredAllocation, RunState};
-use shared::api::v1::report::Outcome;
+use shared::api::v1::report::{Outcome, Process};
+use shared::{ActionKind, BundleDigest};
 
 use super::{Place, Row, Running};
 
@@ -38,15 +38,32 @@ pub fn next(desired: &DesiredAllocation, row: &Row) -> Step {
         None => Step::Complete(action.clone()),
     };
     match desired.state {
+        // A stop runs with the files that the job was started with, so before any others come; where nothing
+        // was ever put in place there is nothing to stop.
+        RunState::Stopped if action.is_some_and(|action| action.kind == ActionKind::Stop) => {
+            match (action, row.place) {
+                (Some(action), Place::Empty) => Step::Complete(action.clone()),
+                (Some(action), Place::Whole(_)) => Step::Run(action.clone()),
+                (Some(action), Place::Applying { .. }) if row.process == Process::Unknown => {
+                    Step::Complete(action.clone())
+                }
+                (_, Place::Applying { to }) => Step::Place(to),
+                (None, _) => Step::Nothing,
+            }
+        }
         RunState::Running | RunState::Stopped => match (desired.bundle, row.place) {
             // Forward only: what was begun is finished first, even if something else is wanted by now.
             (Some(bundle), Place::Applying { .. } | Place::Empty) => Step::Place(bundle),
             (Some(bundle), Place::Whole(placed)) if placed != bundle => Step::Place(bundle),
             (Some(_), Place::Whole(_)) => action.map_or(Step::Nothing, act),
+            // Taken back: what was begun is still finished, what is whole stays as it is.
+            (None, Place::Applying { to }) => Step::Place(to),
             (None, _) => Step::Nothing,
         },
         RunState::Absent => match (action, row.place) {
             (Some(action), Place::Whole(_)) => act(action),
+            // Half-way to a bundle, over one that was started: what is there is what there is to stop it with.
+            (Some(action), Place::Applying { .. }) if row.process != Process::Unknown => act(action),
             (Some(action), _) => Step::Complete(action.clone()),
             (None, Place::Empty) => Step::Nothing,
             // What could not be stopped keeps its files: the controller decides.
@@ -66,7 +83,7 @@ fn stop_failed(desired: &DesiredAllocation, row: &Row) -> bool {
 mod tests {
     use super::*;
     use shared::api::v1::report::ObservedAction;
-    use shared::{ActionId, ActionKind, AllocId, RunId};
+    use shared::{ActionId, AllocId, RunId};
     use uuid::Uuid;
 
     fn digest(n: u8) -> BundleDigest {
@@ -112,6 +129,11 @@ mod tests {
         row
     }
 
+    fn started(mut row: Row) -> Row {
+        row.process = Process::Started;
+        row
+    }
+
     #[test]
     fn every_row_of_the_table() {
         use RunState::{Absent, Purged, Running as Run, Stopped};
@@ -135,11 +157,25 @@ mod tests {
             (desired(Run, Some(2), None), row(whole, Some(7)), Step::Place(digest(2))),
             (desired(Run, Some(1), None), row(whole, Some(7)), Step::Nothing),
             (desired(Run, Some(1), Some(sync())), row(whole, None), Step::Complete(sync())),
-            // drained
+            // taken back: nothing new, and nothing half done
+            (desired(Run, None, None), row(whole, Some(7)), Step::Nothing),
+            (desired(Run, None, None), row(applying, None), Step::Place(digest(1))),
+            // drained: stopped with what it runs on, before other files come
             (desired(Stopped, Some(1), Some(stop())), row(whole, None), Step::Run(stop())),
+            (desired(Stopped, Some(2), Some(stop())), row(whole, None), Step::Run(stop())),
+            (desired(Stopped, Some(2), Some(stop())), ok(row(whole, Some(1))), Step::Place(digest(2))),
+            (desired(Stopped, None, Some(stop())), row(whole, None), Step::Run(stop())),
+            (desired(Stopped, None, Some(stop())), ok(row(whole, Some(1))), Step::Nothing),
+            (desired(Stopped, Some(1), Some(stop())), row(Place::Empty, None), Step::Complete(stop())),
+            (desired(Stopped, Some(1), Some(stop())), row(applying, None), Step::Complete(stop())),
+            (desired(Stopped, Some(1), Some(stop())), started(row(applying, None)), Step::Place(digest(1))),
+            (desired(Stopped, Some(2), Some(sync())), row(whole, None), Step::Place(digest(2))),
             // removed: stop, then files; nothing that was never there is stopped
             (desired(Absent, None, Some(stop())), row(whole, None), Step::Run(stop())),
             (desired(Absent, None, Some(stop())), row(Place::Empty, None), Step::Complete(stop())),
+            (desired(Absent, None, Some(stop())), row(applying, None), Step::Complete(stop())),
+            (desired(Absent, None, Some(stop())), started(row(applying, None)), Step::Run(stop())),
+            (desired(Absent, None, Some(sync())), row(whole, None), Step::Complete(sync())),
             (desired(Absent, None, Some(stop())), ok(row(whole, Some(1))), Step::RemoveFiles),
             (desired(Absent, None, Some(stop())), row(whole, Some(1)), Step::Nothing),
             (desired(Absent, None, None), row(applying, None), Step::RemoveFiles),

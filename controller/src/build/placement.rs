@@ -34,6 +34,7 @@ pub fn place(before: &Snapshot, workers: &[Worker], jobs: &[Job], disabled: &Dis
                 new_version: version.clone(),
                 bundle: known.and_then(|a| a.bundle),
                 promoted: known.and_then(|a| a.promoted.clone()),
+                rolled: known.and_then(|a| a.rolled.clone()),
                 render_inputs: known.and_then(|a| a.render_inputs),
             });
         }

@@ -62,6 +62,25 @@ pub fn allocations(connection: &Connection, worker: WorkerId) -> Result<Vec<Desi
     Ok(found)
 }
 
+/// Allocations that are told to rest and may have done so since: drained or removed, and not known to be at
+/// rest yet.
+pub fn at_rest(connection: &Connection) -> Result<Vec<DesiredAllocation>> {
+    let mut select = connection
+        .prepare_cached(
+            "SELECT d.alloc_id, d.job, d.state, d.disabled, d.bundle, d.current_version, d.new_version, d.action, d.dir_mode \
+             FROM desired_allocation d JOIN rolled r USING (alloc_id) LEFT JOIN promoted p USING (alloc_id) \
+             WHERE d.action IS NOT NULL AND (d.state = 'absent' OR (d.state = 'stopped' AND (r.may_run OR d.bundle <> p.bundle \
+               OR d.new_version <> p.version)))",
+        )
+        .during("reading what was told to rest")?;
+    let mut rows = select.query([]).during("reading what was told to rest")?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().during("reading what was told to rest")? {
+        found.push(allocation(row)?);
+    }
+    Ok(found)
+}
+
 fn allocation(row: &Row<'_>) -> Result<DesiredAllocation> {
     let text = |at: usize| -> Result<String> { row.get(at).during("reading a desired allocation") };
     let optional = |at: usize| -> Result<Option<String>> { row.get(at).during("reading a desired allocation") };

@@ -116,6 +116,26 @@ pub fn of_hooks(connection: &Connection) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// The orders in which jobs roll, of those that a hook has written one for: build's own is that of the workers.
+pub fn orders(connection: &Connection) -> Result<BTreeMap<JobName, String>> {
+    let mut rows: BTreeMap<String, [Option<String>; 2]> = BTreeMap::new();
+    let filter =
+        "key IN ('rollout_order', 'workers') AND namespace GLOB 'maand/job/*' AND namespace NOT GLOB '*/worker/*'";
+    each(connection, filter, &[], |row| {
+        let pair = rows.entry(row.namespace).or_default();
+        pair[usize::from(row.key == "workers")] = Some(row.value).filter(|_| !row.deleted);
+    })?;
+    let mut orders = BTreeMap::new();
+    for (namespace, [order, workers]) in rows {
+        if let (Ok(Namespace::Job(job)), Some(order)) = (namespace.parse(), order)
+            && Some(&order) != workers.as_ref()
+        {
+            orders.insert(job, order);
+        }
+    }
+    Ok(orders)
+}
+
 /// Writes one value, if it is another one.
 pub fn put(connection: &Connection, namespace: &str, key: &str, value: &str, now_ms: i64) -> Result<()> {
     let known = get(connection, namespace, key)?;

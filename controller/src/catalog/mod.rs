@@ -11,6 +11,7 @@ pub mod kv;
 pub mod observed;
 pub mod publish;
 pub mod read;
+pub mod rollout;
 pub mod schema;
 pub mod write;
 

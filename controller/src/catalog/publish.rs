@@ -2,19 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use shared::api::v1::desired::{DesiredAction, Fence, RunState};
-use shared::{BundleDigest, RunId, WorkerId};
+use shared::{AllocId, BundleDigest, JobName, RunId, WorkerId};
 
 use super::desired::state_word;
-use super::{During, Result, parsed, to_json};
-use crate::model::Snapshot;
-use crate::rollout::event::Release;
+use super::{During, Result, from_json, to_json};
+use crate::model::{PostDeploy, Snapshot};
+use crate::rollout::Release;
 
-/// A deploy begins: update_seq moves, and every worker is told of it, and of its active allocations.
+/// A deploy begins: update_seq moves, and every worker is told of it, and of its allocations.
 pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_ms: i64) -> Result<()> {
     connection.execute("UPDATE bucket SET update_seq = ?1", [update_seq]).during("moving update_seq")?;
     for worker in &snapshot.workers {
+        let labels = to_json("desired_worker.labels", &worker.labels)?;
         connection
             .prepare_cached(
                 "INSERT INTO desired_worker (worker_id, host, labels, epoch, update_seq, generation, issued_at, prefetch) \
@@ -23,7 +24,6 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
                    generation = generation + 1, issued_at = excluded.issued_at, prefetch = '[]'",
             )
             .and_then(|mut upsert| {
-                let labels = serde_json::to_string(&worker.labels).unwrap_or_else(|_| "[]".to_owned());
                 upsert.execute(params![
                     worker.worker_id.to_string(),
                     worker.host.as_str(),
@@ -35,21 +35,24 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
             })
             .during("telling a worker of a deploy")?;
     }
-    for allocation in snapshot.allocations.iter().filter(|a| a.is_active()) {
+    for allocation in snapshot.allocations.iter().filter(|a| !a.removed) {
         // Before its first release an allocation is named without files; later its row says what it has.
+        let state = if allocation.disabled { RunState::Stopped } else { RunState::Running };
         connection
             .prepare_cached(
                 "INSERT INTO desired_allocation (alloc_id, worker_id, job, state, disabled, bundle, current_version, new_version) \
-                 VALUES (?1, ?2, ?3, ?4, 0, NULL, '0.0.0', ?5) ON CONFLICT (alloc_id) DO UPDATE SET \
+                 VALUES (?1, ?2, ?3, ?4, ?5, NULL, '0.0.0', ?6) ON CONFLICT (alloc_id) DO UPDATE SET \
                    bundle = iif(worker_id = excluded.worker_id, bundle, NULL), \
-                   action = iif(worker_id = excluded.worker_id, action, NULL), worker_id = excluded.worker_id",
+                   action = iif(worker_id = excluded.worker_id, action, NULL), worker_id = excluded.worker_id, \
+                   disabled = excluded.disabled",
             )
             .and_then(|mut upsert| {
                 upsert.execute(params![
                     allocation.alloc_id.to_string(),
                     allocation.worker_id.to_string(),
                     allocation.job.as_str(),
-                    state_word(RunState::Running),
+                    state_word(state),
+                    allocation.disabled,
                     allocation.new_version
                 ])
             })
@@ -58,82 +61,124 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
     Ok(())
 }
 
-/// Writes releases, and what is to be downloaded early; the fence of each worker that was told something.
-pub fn release(
-    connection: &Connection,
-    releases: &[Release],
-    early: &[(WorkerId, BundleDigest)],
-    run: RunId,
-    now_ms: i64,
-) -> Result<Vec<(WorkerId, Fence)>> {
-    let mut workers = BTreeSet::new();
-    for release in releases {
-        let action =
-            DesiredAction { id: release.action_id, kind: release.kind, timeout_s: release.timeout_s, run_id: run };
-        connection
-            .prepare_cached(
-                "UPDATE desired_allocation SET state = ?2, bundle = ?3, current_version = ?4, new_version = ?5, action = ?6, \
-                   dir_mode = ?7 \
-                 WHERE alloc_id = ?1",
-            )
-            .and_then(|mut update| {
-                let action = serde_json::to_string(&action).unwrap_or_default();
-                update.execute(params![
-                    release.alloc_id.to_string(),
-                    state_word(RunState::Running),
-                    release.bundle.to_string(),
-                    release.current_version,
-                    release.new_version,
-                    action,
-                    release.dir_mode
-                ])
-            })
-            .during("releasing an allocation")?;
-        workers.insert(release.worker_id);
+/// What changes in what workers are told, in one step.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Releases.
+    pub releases: Vec<Release>,
+    /// What is taken back: its agent keeps what it has, and may download what it would have got.
+    pub withdrawn: Vec<(AllocId, WorkerId, BundleDigest)>,
+    /// Early downloads.
+    pub early: Vec<(WorkerId, BundleDigest)>,
+}
+
+impl Told {
+    /// Whether nobody is told anything.
+    pub fn is_empty(&self) -> bool {
+        self.releases.is_empty() && self.withdrawn.is_empty() && self.early.is_empty()
     }
-    let brought = releases.iter().map(|release| (release.worker_id, release.bundle, false));
-    for (worker, bundle, wanted) in brought.chain(early.iter().map(|(worker, bundle)| (*worker, *bundle, true))) {
-        if prefetch(connection, worker, bundle, wanted)? {
-            workers.insert(worker);
+}
+
+/// Writes what workers are told; the fence of each one that was told something.
+pub fn tell(connection: &Connection, told: &Told, run: RunId, now_ms: i64) -> Result<Vec<(WorkerId, Fence)>> {
+    let mut workers = BTreeSet::new();
+    for release in &told.releases {
+        write_release(connection, release, run)?;
+        workers.insert(release.worker_id);
+        if let Some(bundle) = release.bundle {
+            prefetch(connection, release.worker_id, bundle, false)?;
+        }
+    }
+    for (alloc, worker, bundle) in &told.withdrawn {
+        connection
+            .prepare_cached("UPDATE desired_allocation SET bundle = NULL, action = NULL WHERE alloc_id = ?1")
+            .and_then(|mut update| update.execute([alloc.to_string()]))
+            .during("taking a release back")?;
+        workers.insert(*worker);
+        prefetch(connection, *worker, *bundle, true)?;
+    }
+    for (worker, bundle) in &told.early {
+        if prefetch(connection, *worker, *bundle, true)? {
+            workers.insert(*worker);
         }
     }
     let mut fences = Vec::new();
     for worker in workers {
-        let fence = connection
-            .prepare_cached(
-                "UPDATE desired_worker SET generation = generation + 1, issued_at = ?2 WHERE worker_id = ?1 \
-                 RETURNING epoch, update_seq, generation",
-            )
-            .and_then(|mut update| {
-                update.query_row(params![worker.to_string(), now_ms], |row| {
-                    Ok(Fence { epoch: row.get(0)?, update_seq: row.get(1)?, generation: row.get(2)? })
-                })
-            })
-            .during("moving a worker's generation")?;
-        fences.push((worker, fence));
+        if let Some(fence) = move_generation(connection, worker, now_ms)? {
+            fences.push((worker, fence));
+        }
     }
     Ok(fences)
 }
 
+/// Moves a worker's generation: what it is told is read anew. `None` when it has never been told anything.
+pub fn move_generation(connection: &Connection, worker: WorkerId, now_ms: i64) -> Result<Option<Fence>> {
+    connection
+        .prepare_cached(
+            "UPDATE desired_worker SET generation = generation + 1, issued_at = ?2 WHERE worker_id = ?1 \
+             RETURNING epoch, update_seq, generation",
+        )
+        .and_then(|mut update| {
+            let fence = |row: &rusqlite::Row<'_>| {
+                Ok(Fence { epoch: row.get(0)?, update_seq: row.get(1)?, generation: row.get(2)? })
+            };
+            update.query_row(params![worker.to_string(), now_ms], fence).optional()
+        })
+        .during("moving a worker's generation")
+}
+
+fn write_release(connection: &Connection, release: &Release, run: RunId) -> Result<()> {
+    let (id, kind) = release.action;
+    let action =
+        to_json("desired_allocation.action", &DesiredAction { id, kind, timeout_s: release.timeout_s, run_id: run })?;
+    // A drain leaves the files as they are; so does nothing else.
+    let keeps = release.state == RunState::Stopped && release.bundle.is_none();
+    connection
+        .prepare_cached(
+            "UPDATE desired_allocation SET state = ?2, disabled = ?3, bundle = iif(?4, bundle, ?5), \
+               current_version = ?6, new_version = ?7, action = ?8, dir_mode = ?9 WHERE alloc_id = ?1",
+        )
+        .and_then(|mut update| {
+            update.execute(params![
+                release.alloc_id.to_string(),
+                state_word(release.state),
+                release.disabled,
+                keeps,
+                release.bundle.map(|bundle| bundle.to_string()),
+                release.current_version,
+                release.new_version,
+                action,
+                release.dir_mode
+            ])
+        })
+        .during("releasing an allocation")?;
+    if release.starts {
+        connection
+            .prepare_cached(
+                "INSERT INTO rolled (alloc_id, may_run) VALUES (?1, 1) ON CONFLICT (alloc_id) DO UPDATE SET may_run = 1",
+            )
+            .and_then(|mut upsert| upsert.execute([release.alloc_id.to_string()]))
+            .during("recording that an allocation may run")?;
+    }
+    Ok(())
+}
+
 /// Puts a bundle on the list of what a worker downloads early, or takes it off; whether that changed it.
 fn prefetch(connection: &Connection, worker: WorkerId, bundle: BundleDigest, wanted: bool) -> Result<bool> {
-    use rusqlite::OptionalExtension;
     let list: Option<String> = connection
         .prepare_cached("SELECT prefetch FROM desired_worker WHERE worker_id = ?1")
         .and_then(|mut select| select.query_row([worker.to_string()], |row| row.get(0)).optional())
         .during("reading what a worker downloads early")?;
     let mut list: BTreeSet<BundleDigest> = match list {
-        Some(list) => super::from_json("desired_worker.prefetch", &list)?,
+        Some(list) => from_json("desired_worker.prefetch", &list)?,
         None => return Ok(false),
     };
     let changed = if wanted { list.insert(bundle) } else { list.remove(&bundle) };
     if changed {
+        let list = to_json("desired_worker.prefetch", &list)?;
         connection
             .prepare_cached("UPDATE desired_worker SET prefetch = ?2 WHERE worker_id = ?1")
-            .and_then(|mut update| {
-                let list = serde_json::to_string(&list).unwrap_or_else(|_| "[]".to_owned());
-                update.execute(params![worker.to_string(), list])
-            })
+            .and_then(|mut update| update.execute(params![worker.to_string(), list]))
             .during("telling a worker what to download early")?;
     }
     Ok(changed)
@@ -142,8 +187,8 @@ fn prefetch(connection: &Connection, worker: WorkerId, bundle: BundleDigest, wan
 /// Records that an allocation passed its gate.
 pub fn promote(
     connection: &Connection,
-    alloc: shared::AllocId,
-    bundle: shared::BundleDigest,
+    alloc: AllocId,
+    bundle: BundleDigest,
     version: &str,
     run: RunId,
     now_ms: i64,
@@ -158,128 +203,86 @@ pub fn promote(
             upsert.execute(params![alloc.to_string(), bundle.to_string(), version, now_ms, run.to_string()])
         })
         .during("promoting an allocation")?;
-    connection
-        .prepare_cached("UPDATE allocation SET start_pending = 0 WHERE alloc_id = ?1")
-        .and_then(|mut update| update.execute([alloc.to_string()]))
-        .during("promoting an allocation")?;
+    for sql in [
+        "UPDATE allocation SET start_pending = 0 WHERE alloc_id = ?1 AND start_pending AND NOT disabled",
+        "UPDATE rolled SET health_failed = 0, deferred_at = NULL, deferred_bundle = NULL, deferred_version = NULL \
+         WHERE alloc_id = ?1",
+    ] {
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut update| update.execute([alloc.to_string()]))
+            .during("promoting an allocation")?;
+    }
     Ok(())
 }
 
-/// The rollout that has not ended, if there is one.
-pub fn open_rollout(connection: &Connection) -> Result<Option<OpenRollout>> {
-    use rusqlite::OptionalExtension;
-    type Raw = (String, u64, String, Option<String>, Option<i64>);
-    let row: Option<Raw> = connection
-        .query_row(
-            "SELECT run_id, update_seq, options, lease_owner, lease_until FROM rollout WHERE state IN ('running', 'paused')",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
-        )
-        .optional()
-        .during("looking for a rollout")?;
-    let Some((run, update_seq, options, owner, until_ms)) = row else { return Ok(None) };
-    Ok(Some(OpenRollout {
-        run: parsed("rollout.run_id", &run)?,
-        update_seq,
-        options: super::from_json("rollout.options", &options)?,
-        owner,
-        until_ms,
-    }))
+/// Records that a stop succeeded.
+pub fn stopped(connection: &Connection, alloc: AllocId) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE rolled SET may_run = 0 WHERE alloc_id = ?1")
+        .and_then(|mut update| update.execute([alloc.to_string()]))
+        .during("recording a stop")?;
+    Ok(())
 }
 
-/// A rollout that has not ended.
-#[derive(Debug, Clone)]
-pub struct OpenRollout {
-    /// Its id.
-    pub run: RunId,
-    /// Its number.
-    pub update_seq: u64,
-    /// What was asked for.
-    pub options: crate::plan::Options,
-    /// Who drives it, or did last.
-    pub owner: Option<String>,
-    /// Until when.
-    pub until_ms: Option<i64>,
+/// Records that an allocation's files are gone from its worker: what was promoted there is forgotten.
+pub fn removed(connection: &Connection, alloc: AllocId) -> Result<()> {
+    for sql in ["DELETE FROM promoted WHERE alloc_id = ?1", "DELETE FROM rolled WHERE alloc_id = ?1"] {
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut delete| delete.execute([alloc.to_string()]))
+            .during("recording a removal")?;
+    }
+    Ok(())
 }
 
-/// Creates a rollout with its jobs.
-pub fn create_rollout(
+/// Records that a rollout went on without an allocation, and what it gets when its agent is back.
+pub fn deferred(
     connection: &Connection,
-    run: RunId,
-    options: &crate::plan::Options,
-    update_seq: u64,
-    lease: (&str, i64),
-    now_ms: i64,
+    alloc: AllocId,
+    since_ms: i64,
+    bundle: BundleDigest,
+    version: &str,
 ) -> Result<()> {
     connection
-        .execute(
-            "INSERT INTO rollout (run_id, state, attended, options, update_seq, created_at, lease_owner, lease_until) \
-             VALUES (?1, 'running', 1, ?2, ?3, ?4, ?5, ?6)",
-            params![run.to_string(), to_json("rollout.options", options)?, update_seq, now_ms, lease.0, lease.1],
+        .prepare_cached(
+            "INSERT INTO rolled (alloc_id, deferred_at, deferred_bundle, deferred_version) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (alloc_id) DO UPDATE SET deferred_at = coalesce(deferred_at, excluded.deferred_at), \
+               deferred_bundle = excluded.deferred_bundle, deferred_version = excluded.deferred_version",
         )
-        .during("beginning a rollout")?;
+        .and_then(|mut upsert| upsert.execute(params![alloc.to_string(), since_ms, bundle.to_string(), version]))
+        .during("recording that an allocation is waited for")?;
     Ok(())
 }
 
-/// Writes how far a job is; its plan once.
-pub fn save_job(connection: &Connection, run: RunId, job: &crate::rollout::job::JobRollout) -> Result<()> {
+/// Records that an allocation was not promoted: nobody brings it up to date by itself any more.
+pub fn failed(connection: &Connection, alloc: AllocId, unhealthy: bool) -> Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO rollout_job (run_id, job, plan, state) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (run_id, job) DO UPDATE SET state = excluded.state",
+            "UPDATE rolled SET health_failed = ?2, deferred_at = NULL, deferred_bundle = NULL, deferred_version = NULL \
+             WHERE alloc_id = ?1",
         )
-        .and_then(|mut upsert| {
-            let (plan, state) = (serde_json::to_string(&job.plan), serde_json::to_string(&job.state));
-            upsert.execute(params![
-                run.to_string(),
-                job.plan.job.as_str(),
-                plan.unwrap_or_default(),
-                state.unwrap_or_default()
-            ])
-        })
-        .during("recording how far a job is")?;
+        .and_then(|mut update| update.execute(params![alloc.to_string(), unhealthy]))
+        .during("recording a failure")?;
     Ok(())
 }
 
-/// Reads how far every job of a rollout is.
-pub fn load_jobs(connection: &Connection, run: RunId) -> Result<Vec<crate::rollout::job::JobRollout>> {
-    let mut select = connection
-        .prepare_cached("SELECT plan, state FROM rollout_job WHERE run_id = ?1 ORDER BY job")
-        .during("reading how far a rollout is")?;
-    let mut rows = select.query([run.to_string()]).during("reading how far a rollout is")?;
-    let mut jobs = Vec::new();
-    while let Some(row) = rows.next().during("reading how far a rollout is")? {
-        let (plan, state): (String, String) =
-            (row.get(0).during("reading a rollout's job")?, row.get(1).during("reading a rollout's job")?);
-        jobs.push(crate::rollout::job::JobRollout {
-            plan: super::from_json("rollout_job.plan", &plan)?,
-            state: super::from_json("rollout_job.state", &state)?,
-        });
-    }
-    Ok(jobs)
-}
-
-/// Takes or renews the lease of a rollout; `false` when somebody else has it.
-pub fn lease(connection: &Connection, run: RunId, owner: &str, until_ms: i64, now_ms: i64) -> Result<bool> {
-    let taken = connection
-        .prepare_cached(
-            "UPDATE rollout SET lease_owner = ?2, lease_until = ?3, state = 'running' WHERE run_id = ?1 \
-             AND state IN ('running', 'paused') \
-             AND (lease_owner IS NULL OR lease_owner = ?2 OR lease_until < ?4 OR state = 'paused')",
-        )
-        .and_then(|mut update| update.execute(params![run.to_string(), owner, until_ms, now_ms]))
-        .during("taking the lease of a rollout")?;
-    Ok(taken == 1)
-}
-
-/// The rollout has ended, or is paused; nothing is written when somebody else drives it by now.
-pub fn end_rollout(connection: &Connection, run: RunId, owner: &str, state: &str, now_ms: i64) -> Result<()> {
+/// Records how a job's post_deploy hooks stand, on all its allocations that are not removed; `None` when
+/// it has none.
+pub fn post_deploy(connection: &Connection, job: &JobName, status: Option<PostDeploy>) -> Result<()> {
+    let sql = match status {
+        Some(_) => {
+            "INSERT INTO rolled (alloc_id, post_deploy) SELECT alloc_id, ?2 FROM allocation WHERE job = ?1 AND NOT removed \
+             ON CONFLICT (alloc_id) DO UPDATE SET post_deploy = excluded.post_deploy"
+        }
+        None => {
+            "UPDATE rolled SET post_deploy = ?2 WHERE post_deploy IS NOT NULL \
+             AND alloc_id IN (SELECT alloc_id FROM allocation WHERE job = ?1)"
+        }
+    };
     connection
-        .execute(
-            "UPDATE rollout SET state = ?2, ended_at = iif(?2 = 'paused', NULL, ?3), lease_owner = NULL, lease_until = NULL \
-             WHERE run_id = ?1 AND lease_owner = ?4",
-            params![run.to_string(), state, now_ms, owner],
-        )
-        .during("ending a rollout")?;
+        .prepare_cached(sql)
+        .and_then(|mut upsert| upsert.execute(params![job.as_str(), status.map(PostDeploy::word)]))
+        .during("recording how post_deploy hooks ended")?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use shared::{BlobDigest, BucketId, JobName};
 
 use super::{During, Error, Result, from_json, parsed};
 use crate::compose::Reads;
-use crate::model::{Allocation, FileKind, Job, JobFile, Promoted, Snapshot, Worker};
+use crate::model::{Allocation, Deferral, FileKind, Job, JobFile, PostDeploy, Promoted, Rolled, Snapshot, Worker};
 
 /// Which bucket it is.
 pub fn bucket_id(connection: &Connection) -> Result<BucketId> {
@@ -34,6 +34,19 @@ pub fn snapshot(connection: &Connection) -> Result<Snapshot> {
         jobs: jobs(connection)?,
         allocations: allocations(connection)?,
     })
+}
+
+/// Number of the last real deploy.
+pub fn update_seq(connection: &Connection) -> Result<u64> {
+    connection.query_row("SELECT update_seq FROM bucket", [], |row| row.get(0)).during("reading update_seq")
+}
+
+/// Whether any allocation waits for its agent to be back.
+pub fn any_deferred(connection: &Connection) -> Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM rolled WHERE deferred_at IS NOT NULL")
+        .and_then(|mut select| select.exists([]))
+        .during("looking for stragglers")
 }
 
 /// Collects rows, naming the operation in every error.
@@ -103,8 +116,10 @@ pub fn files(connection: &Connection) -> Result<Vec<(JobName, JobFile)>> {
 
 fn allocations(connection: &Connection) -> Result<Vec<Allocation>> {
     let sql = "SELECT a.alloc_id, a.job, a.host, a.worker_id, a.disabled, a.removed, a.start_pending, a.deployment_seq, \
-                 a.new_version, a.bundle, p.bundle, p.version, a.render_inputs \
-               FROM allocation a LEFT JOIN promoted p USING (alloc_id) LEFT JOIN worker w USING (worker_id) \
+                 a.new_version, a.bundle, p.bundle, p.version, a.render_inputs, r.may_run, r.post_deploy, r.health_failed, \
+                 r.deferred_at, r.deferred_bundle, r.deferred_version \
+               FROM allocation a LEFT JOIN promoted p USING (alloc_id) LEFT JOIN rolled r USING (alloc_id) \
+               LEFT JOIN worker w USING (worker_id) \
                ORDER BY a.job, w.position, a.host";
     collect(connection, "reading the allocations", sql, |row| {
         let digest = |at: usize| -> Result<Option<_>> {
@@ -127,9 +142,33 @@ fn allocations(connection: &Connection) -> Result<Vec<Allocation>> {
             new_version: text(row, 8)?,
             bundle: digest(9)?,
             promoted,
+            rolled: rolled(row, 13)?,
             render_inputs: inputs(row, 12)?,
         })
     })
+}
+
+fn rolled(row: &Row<'_>, at: usize) -> Result<Option<Rolled>> {
+    let reading = "reading what rollouts made of an allocation";
+    let Some(may_run) = row.get::<_, Option<bool>>(at).during(reading)? else { return Ok(None) };
+    let status: Option<String> = row.get(at + 1).during(reading)?;
+    let post_deploy = match status {
+        None => None,
+        Some(word) => match PostDeploy::of(&word) {
+            Some(status) => Some(status),
+            None => return Err(Error::Damaged { what: "rolled.post_deploy", why: format!("{word:?}") }),
+        },
+    };
+    let since: Option<i64> = row.get(at + 3).during(reading)?;
+    let deferred = match since {
+        None => None,
+        Some(since_ms) => Some(Deferral {
+            since_ms,
+            bundle: parsed("rolled.deferred_bundle", &text(row, at + 4)?)?,
+            version: text(row, at + 5)?,
+        }),
+    };
+    Ok(Some(Rolled { may_run, post_deploy, health_failed: row.get(at + 2).during(reading)?, deferred }))
 }
 
 fn inputs(row: &Row<'_>, at: usize) -> Result<Option<[u8; 32]>> {

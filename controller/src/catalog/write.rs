@@ -55,7 +55,9 @@ pub fn build(connection: &Connection, written: &Written<'_>) -> Result<()> {
         connection
             .execute(
                 "DELETE FROM bundle WHERE digest NOT IN (SELECT bundle FROM allocation WHERE bundle IS NOT NULL \
-                 UNION SELECT bundle FROM desired_allocation WHERE bundle IS NOT NULL UNION SELECT bundle FROM promoted) \
+                 UNION SELECT bundle FROM desired_allocation WHERE bundle IS NOT NULL UNION SELECT bundle FROM promoted \
+                 UNION SELECT deferred_bundle FROM rolled WHERE deferred_bundle IS NOT NULL \
+                 UNION SELECT value FROM desired_worker, json_each(desired_worker.prefetch)) \
                  AND NOT EXISTS (SELECT 1 FROM rollout WHERE state IN ('running', 'paused'))",
                 [],
             )
@@ -144,8 +146,13 @@ fn allocations(connection: &Connection, written: &Written<'_>) -> Result<bool> {
     let mut changed = false;
     let mut upsert = connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO allocation (alloc_id, job, host, worker_id, disabled, removed, start_pending, \
-             deployment_seq, new_version, bundle, render_inputs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            // A rollout may have started it since it was read: only what this build marks is marked.
+            "INSERT INTO allocation (alloc_id, job, host, worker_id, disabled, removed, start_pending, \
+             deployment_seq, new_version, bundle, render_inputs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+             ON CONFLICT (alloc_id) DO UPDATE SET job = excluded.job, host = excluded.host, \
+               worker_id = excluded.worker_id, disabled = excluded.disabled, removed = excluded.removed, \
+               start_pending = start_pending OR ?12, deployment_seq = excluded.deployment_seq, \
+               new_version = excluded.new_version, bundle = excluded.bundle, render_inputs = excluded.render_inputs",
         )
         .during("writing the allocations")?;
     for a in &written.build.allocations {
@@ -166,13 +173,15 @@ fn allocations(connection: &Connection, written: &Written<'_>) -> Result<bool> {
                 a.deployment_seq,
                 a.new_version,
                 a.bundle.map(|digest| digest.to_string()),
-                a.render_inputs.as_ref().map(<[u8; 32]>::as_slice)
+                a.render_inputs.as_ref().map(<[u8; 32]>::as_slice),
+                a.start_pending && !known.is_some_and(|known| known.start_pending)
             ])
             .during("writing an allocation")?;
         // A host that was taken out and put back is another worker: what was promoted there is not its.
         if known.is_some_and(|known| known.worker_id != a.worker_id) {
             connection
                 .execute("DELETE FROM promoted WHERE alloc_id = ?1", [a.alloc_id.to_string()])
+                .and_then(|_| connection.execute("DELETE FROM rolled WHERE alloc_id = ?1", [a.alloc_id.to_string()]))
                 .during("forgetting what another worker ran")?;
         }
     }

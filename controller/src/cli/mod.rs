@@ -57,6 +57,9 @@ enum Command {
     Init(cmd::init::Args),
     Build(cmd::build::Args),
     Deploy(cmd::deploy::Args),
+    #[command(subcommand)]
+    Rollout(cmd::rollout::Command),
+    Drive(cmd::drive::Args),
     Info(cmd::info::Args),
     #[command(subcommand)]
     Cat(cmd::cat::Command),
@@ -89,6 +92,8 @@ pub fn main() -> ExitCode {
         Command::Init(args) => cmd::init::run(args, &context),
         Command::Build(args) => cmd::build::run(args, &context),
         Command::Deploy(args) => cmd::deploy::run(args, &context),
+        Command::Rollout(command) => cmd::rollout::run(command, &context),
+        Command::Drive(args) => cmd::drive::run(args, &context),
         Command::Info(args) => cmd::info::run(args, &context),
         Command::Cat(command) => cmd::cat::run(command, &context),
         Command::Job(command) => cmd::job::run(command, &context),

@@ -2,7 +2,11 @@
 //! said. Each step is one transaction: what agents are told, what is promoted, and the machine's state.
 #![expect(clippy::disallowed_methods, reason = "edge: waits for reports")]
 
+pub mod catch_up;
+pub mod daemon;
 pub mod high_water;
+mod step;
+pub mod survey;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,13 +15,14 @@ use std::time::Duration;
 use shared::api::v1::desired::Fence;
 use shared::{ActionId, Host, JobName, RunId, WorkerId};
 
+use crate::catalog::rollout::{self as rows, Header, Request, State};
 use crate::catalog::{self, Catalog, observed, publish, read};
 use crate::clock;
 use crate::model::Snapshot;
 use crate::paths::BucketDir;
 use crate::plan::{Options, Plan};
 use crate::rollout::event::Moved;
-use crate::rollout::{Effect, Event, Ids, Limits, Observed, Rollout};
+use crate::rollout::{Event, Ids, Limits, Observed, Rollout};
 use crate::serve::notify::wake;
 
 /// How long a lease is good, milliseconds.
@@ -31,8 +36,8 @@ const TICK_MS: i64 = 200;
 
 /// Who hears of a rollout's moves.
 pub trait Progress {
-    /// An allocation moved.
-    fn moved(&self, job: &JobName, host: &Host, what: &Moved);
+    /// An allocation moved, or a job as a whole.
+    fn moved(&self, job: &JobName, host: Option<&Host>, what: &Moved);
     /// How often the operator asked to stop: once ends after what is in flight, twice at once.
     fn interrupts(&self) -> u32;
 }
@@ -47,6 +52,17 @@ impl Ids for RandomIds {
     }
 }
 
+/// Who waits for a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attended {
+    /// Somebody at a terminal: when this process ends, the rollout is paused.
+    Here,
+    /// Nobody; this process drives it, and another one goes on when it ends.
+    Driven,
+    /// Nobody; whoever drives rollouts takes it up.
+    Left,
+}
+
 /// A rollout to drive.
 #[derive(Debug)]
 pub struct Driver {
@@ -55,6 +71,7 @@ pub struct Driver {
     /// Its number.
     pub update_seq: u64,
     owner: String,
+    attended: bool,
     rollout: Rollout,
     /// What each agent was last seen to have accepted.
     accepted: BTreeMap<WorkerId, Fence>,
@@ -67,6 +84,8 @@ pub enum Ended {
     Whole,
     /// The operator asked; the rollout can be gone on with.
     Paused,
+    /// The operator asked; what had not ended is given up.
+    Aborted,
     /// Somebody else has the lease now.
     LeaseLost,
 }
@@ -81,47 +100,52 @@ pub fn owner() -> String {
 
 impl Driver {
     /// Begins a rollout: update_seq moves, workers are told, the plan is written down, in one transaction.
+    /// One that brings stragglers up to date is no deploy of its own: update_seq stays.
     pub fn begin(
         catalog: &mut Catalog,
         bucket: &BucketDir,
-        snapshot: &Snapshot,
-        plan: &Plan,
-        options: &Options,
+        (snapshot, plan, options): (&Snapshot, &Plan, &Options),
         limits: Limits,
+        attended: Attended,
     ) -> catalog::Result<Self> {
         let run = RunId::from_uuid(clock::run_uuid());
         let (owner, now_ms) = (owner(), clock::now_ms());
-        let rollout = Rollout::new(plan, limits);
+        let mut rollout = Rollout::new(plan, limits);
         let update_seq = catalog.write(|tx| {
             // Read again under the write lock: another deploy may have moved it.
-            let update_seq = read::snapshot(tx)?.update_seq + 1;
-            publish::create_rollout(tx, run, options, update_seq, (&owner, now_ms + LEASE_MS), now_ms)?;
-            publish::begin(tx, snapshot, update_seq, now_ms)?;
-            for job in rollout.jobs() {
-                publish::save_job(tx, run, job)?;
+            let catches_up = options.catch_up.is_some();
+            let update_seq = read::update_seq(tx)? + u64::from(!catches_up);
+            let lease = (attended != Attended::Left).then_some((owner.as_str(), now_ms + LEASE_MS));
+            rows::create(tx, run, options, (update_seq, attended == Attended::Here), lease, now_ms)?;
+            if !catches_up {
+                publish::begin(tx, snapshot, update_seq, now_ms)?;
+                step::forget_post_deploy(tx, snapshot, plan)?;
             }
+            step::save(tx, run, &mut rollout)?;
             Ok(update_seq)
         })?;
         // What is released in a moment wakes its agents; two documents in a row would be one too many.
-        if !plan.is_required() {
+        if !plan.is_required() || attended == Attended::Left {
             wake(bucket);
         }
-        Ok(Self { run, update_seq, owner, rollout, accepted: BTreeMap::new() })
+        let attended = attended == Attended::Here;
+        Ok(Self { run, update_seq, owner, attended, rollout, accepted: BTreeMap::new() })
     }
 
     /// Goes on with a rollout whose driver is gone; `None` when its lease is still held.
-    pub fn resume(catalog: &mut Catalog, open: &publish::OpenRollout, limits: Limits) -> catalog::Result<Option<Self>> {
+    pub fn resume(catalog: &mut Catalog, open: &Header, limits: Limits) -> catalog::Result<Option<Self>> {
         let (owner, now_ms) = (owner(), clock::now_ms());
         let run = open.run;
         let jobs = catalog.write(|tx| {
-            if !publish::lease(tx, run, &owner, now_ms + LEASE_MS, now_ms)? {
+            if !rows::lease(tx, run, &owner, now_ms + LEASE_MS, now_ms)? {
                 return Ok(None);
             }
-            publish::load_jobs(tx, run).map(Some)
+            rows::load_jobs(tx, run).map(Some)
         })?;
         Ok(jobs.map(|jobs| {
             let rollout = Rollout::resumed(jobs, limits);
-            Self { run, update_seq: open.update_seq, owner, rollout, accepted: BTreeMap::new() }
+            let attended = open.attended;
+            Self { run, update_seq: open.update_seq, owner, attended, rollout, accepted: BTreeMap::new() }
         }))
     }
 
@@ -140,7 +164,7 @@ impl Driver {
     ) -> catalog::Result<Ended> {
         let ended = self.drive_on(catalog, bucket, progress);
         if ended.is_err()
-            && let Err(error) = self.end(catalog, Ended::Paused)
+            && let Err(error) = self.end(catalog, Ended::Paused, None)
         {
             tracing::warn!(error = shared::diagnostic::chain(&error), run = %self.run, "lease_kept");
         }
@@ -157,12 +181,13 @@ impl Driver {
         let mut version = None;
         let mut stepped_ms = 0;
         let mut renewed_ms = clock::now_ms();
+        let mut asked = None;
         loop {
             let now_ms = clock::now_ms();
             if now_ms - renewed_ms >= RENEW_MS {
                 renewed_ms = now_ms;
                 let (run, owner) = (self.run, self.owner.clone());
-                if !catalog.write(|tx| publish::lease(tx, run, &owner, now_ms + LEASE_MS, now_ms))? {
+                if !catalog.write(|tx| rows::lease(tx, run, &owner, now_ms + LEASE_MS, now_ms))? {
                     return Ok(Ended::LeaseLost);
                 }
             }
@@ -174,37 +199,63 @@ impl Driver {
             }
             version = Some(seen);
             stepped_ms = now_ms;
-            let (events, next) = if news { self.events(catalog, mark)? } else { (vec![Event::Tick], mark) };
-            mark = next;
-            let interrupts = progress.interrupts();
-            let paused = interrupts > 0;
-            self.step(catalog, bucket, &events, now_ms, !paused, progress)?;
-            if self.rollout.is_ended() {
-                return self.end(catalog, Ended::Whole);
+            let mut events = vec![Event::Tick];
+            if news {
+                let request;
+                (events, mark, request) = self.events(catalog, mark)?;
+                asked = request.or(asked);
             }
-            if interrupts > 1 || (paused && self.rollout.in_flight() == 0) {
-                return self.end(catalog, Ended::Paused);
+            let interrupts = progress.interrupts();
+            let pausing = interrupts > 0 || asked.is_some();
+            self.step(catalog, bucket, &events, now_ms, !pausing, progress)?;
+            if self.rollout.is_ended() {
+                return self.end(catalog, Ended::Whole, asked);
+            }
+            if asked == Some(Request::Abort) {
+                self.give_up(catalog, bucket, now_ms, progress)?;
+                return self.end(catalog, Ended::Aborted, asked);
+            }
+            if interrupts > 1 || (pausing && !self.rollout.is_busy()) {
+                return self.end(catalog, Ended::Paused, asked);
             }
         }
     }
 
-    fn end(&self, catalog: &mut Catalog, ended: Ended) -> catalog::Result<Ended> {
-        use crate::rollout::job::State;
-        let failed = self.rollout.jobs().any(|job| matches!(job.state, State::Failed { .. }));
+    /// Ends what has not ended, without waiting for anything: nobody drives it.
+    pub fn abort(&mut self, catalog: &mut Catalog, bucket: &BucketDir, progress: &dyn Progress) -> catalog::Result<()> {
+        self.give_up(catalog, bucket, clock::now_ms(), progress)?;
+        self.end(catalog, Ended::Aborted, None).map(drop)
+    }
+
+    /// Leaves it for whoever goes on with it.
+    pub fn pause(self, catalog: &mut Catalog) -> catalog::Result<()> {
+        self.end(catalog, Ended::Paused, Some(Request::Pause)).map(drop)
+    }
+
+    fn end(&self, catalog: &mut Catalog, ended: Ended, asked: Option<Request>) -> catalog::Result<Ended> {
+        let failed = self.rollout.jobs().any(|job| job.has_failed() || !job.failures().is_empty());
+        let (run, owner) = (self.run, self.owner.as_str());
         let state = match (ended, failed) {
-            (Ended::Paused, _) => "paused",
-            (_, true) => "failed",
-            (_, false) => "done",
+            (Ended::Paused | Ended::LeaseLost, _) => State::Paused,
+            (Ended::Aborted, _) => State::Aborted,
+            (Ended::Whole, true) => State::Failed,
+            (Ended::Whole, false) => State::Done,
         };
-        catalog.write(|tx| publish::end_rollout(tx, self.run, &self.owner, state, clock::now_ms()))?;
+        // One that nobody waits for is gone on with by whoever drives next, unless an operator paused it.
+        let stays = state == State::Paused && !self.attended && asked.is_none();
+        catalog.write(|tx| match stays {
+            true => rows::let_go(tx, run, owner),
+            false => rows::end(tx, run, owner, state, clock::now_ms()),
+        })?;
         Ok(ended)
     }
 
-    /// What agents said since `mark`.
-    fn events(&mut self, catalog: &mut Catalog, mark: u64) -> catalog::Result<(Vec<Event>, u64)> {
-        let (changes, mark, agents) = catalog.read(|tx| {
+    /// What agents said since `mark`, and what an operator asked for.
+    fn events(&mut self, catalog: &mut Catalog, mark: u64) -> catalog::Result<(Vec<Event>, u64, Option<Request>)> {
+        let run = self.run;
+        let (changes, mark, agents, request) = catalog.read(|tx| {
             let (changes, mark) = observed::since(tx, mark)?;
-            Ok((changes, mark, observed::accepted(tx)?))
+            Ok((changes, mark, observed::accepted(tx)?, rows::request(tx, run)?))
         })?;
         let mut events = Vec::new();
         for (worker, fence) in agents {
@@ -222,68 +273,9 @@ impl Driver {
                 tail: action.as_ref().and_then(|action| action.tail.clone()),
                 duration_ms: action.as_ref().map_or(0, |action| action.duration_ms),
                 action: action.map(|action| (action.id, action.outcome)),
+                health: None,
             })
         }));
-        Ok((events, mark))
-    }
-
-    /// One step of the machine, carried out in one transaction.
-    fn step(
-        &mut self,
-        catalog: &mut Catalog,
-        bucket: &BucketDir,
-        events: &[Event],
-        now_ms: i64,
-        release: bool,
-        progress: &dyn Progress,
-    ) -> catalog::Result<()> {
-        let mut next = self.rollout.clone();
-        let effects = next.step(events, now_ms, release, &mut RandomIds);
-        if next == self.rollout {
-            return Ok(());
-        }
-        let releases: Vec<_> = effects
-            .iter()
-            .filter_map(|effect| if let Effect::Release(release) = effect { Some(release.clone()) } else { None })
-            .collect();
-        let early: Vec<_> = effects
-            .iter()
-            .filter_map(|effect| match effect {
-                Effect::Prefetch { worker_id, bundle } => Some((*worker_id, *bundle)),
-                _ => None,
-            })
-            .collect();
-        let (run, before) = (self.run, &self.rollout);
-        let next = catalog.write(|tx| {
-            let mut next = next.clone();
-            let fences: BTreeMap<WorkerId, _> =
-                publish::release(tx, &releases, &early, run, now_ms)?.into_iter().collect();
-            for release in &releases {
-                if let Some(fence) = fences.get(&release.worker_id) {
-                    next.released_in(release.alloc_id, *fence);
-                }
-            }
-            for effect in &effects {
-                if let Effect::Promote { alloc_id, bundle, version } = effect {
-                    publish::promote(tx, *alloc_id, *bundle, version, run, now_ms)?;
-                }
-            }
-            for (old, new) in before.jobs().zip(next.jobs()) {
-                if old.state != new.state {
-                    publish::save_job(tx, run, new)?;
-                }
-            }
-            Ok(next)
-        })?;
-        self.rollout = next;
-        if !releases.is_empty() {
-            wake(bucket);
-        }
-        for effect in &effects {
-            if let Effect::Moved { job, host, what } = effect {
-                progress.moved(job, host, what);
-            }
-        }
-        Ok(())
+        Ok((events, mark, request))
     }
 }

@@ -27,14 +27,77 @@ pub struct Allocation {
     pub bundle: Option<BundleDigest>,
     /// What was last proved good here; `None` when nothing ever was.
     pub promoted: Option<Promoted>,
+    /// What rollouts have made of it; `None` before the first that concerned it.
+    pub rolled: Option<Rolled>,
     /// Digest of what its templates were rendered from at the last build; `None` without templates.
     pub render_inputs: Option<[u8; 32]>,
+}
+
+/// What rollouts have made of an allocation, apart from what was promoted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rolled {
+    /// It was released with a start and no stop has succeeded since: something of it may run.
+    pub may_run: bool,
+    /// How its job's post_deploy hooks ended; `None` when the job has none.
+    pub post_deploy: Option<PostDeploy>,
+    /// Its last gate was not passed.
+    pub health_failed: bool,
+    /// Its agent was out of reach when its turn came; the deploy went on without it.
+    pub deferred: Option<Deferral>,
+}
+
+/// What an allocation gets when its agent is back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deferral {
+    /// Since when it is waited for, milliseconds since 1970 UTC.
+    pub since_ms: i64,
+    /// The files that the deploy went on with.
+    pub bundle: BundleDigest,
+    /// Their version.
+    pub version: String,
+}
+
+/// How a job's post_deploy hooks ended (`spec/debugging-deploy.txt`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostDeploy {
+    /// A rollout began, and they have not run yet.
+    Pending,
+    /// All of them ended well.
+    Success,
+    /// One did not.
+    Failed,
+}
+
+impl PostDeploy {
+    /// As `cat deployments` shows it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Success => "success",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The status of that name.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Pending, Self::Success, Self::Failed].into_iter().find(|status| status.word() == word)
+    }
 }
 
 impl Allocation {
     /// Neither removed nor disabled.
     pub fn is_active(&self) -> bool {
         !self.removed && !self.disabled
+    }
+
+    /// Whether something of it may run on its worker.
+    pub fn may_run(&self) -> bool {
+        self.rolled.as_ref().is_some_and(|rolled| rolled.may_run)
+    }
+
+    /// Version that was promoted; `0.0.0` when none was.
+    pub fn current_version(&self) -> &str {
+        self.promoted.as_ref().map_or("0.0.0", |promoted| &promoted.version)
     }
 
     /// Whether content or version differ from what was promoted.
@@ -53,6 +116,7 @@ impl Allocation {
             (_, true, _) => "disabled",
             (_, _, None) => "new",
             (_, _, Some(_)) if self.start_pending => "new",
+            (_, _, Some(_)) if self.rolled.as_ref().is_some_and(|rolled| rolled.health_failed) => "health_failed",
             (_, _, Some(_)) if self.differs() => "restart",
             _ => "promoted",
         }

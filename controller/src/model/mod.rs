@@ -12,7 +12,7 @@ pub mod kv;
 pub mod units;
 pub mod worker;
 
-pub use allocation::{Allocation, Promoted};
+pub use allocation::{Allocation, Deferral, PostDeploy, Promoted, Rolled};
 pub use catalog::Snapshot;
 pub use fingerprint::Fingerprint;
 pub use glob::Glob;

@@ -1,37 +1,74 @@
-//! The decision table: what happens to an allocation (`spec/behaviour.md` 4.6.2).
+//! The decision table: what happens to an allocation (`spec/behaviour.md` 1.6, 4.6.2, 4.12 with the
+//! changes of `spec/decisions.md`). Every row of it is a row of the test below.
 
 use shared::{ActionKind, RelPath};
 
 use crate::model::{Allocation, JobSpec, RestartPolicy};
 
-/// A row's outcome.
+/// What happens to an allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// In sync.
+    /// In sync, or nothing of it was ever deployed.
     Skip,
-    /// Roll it.
+    /// Active: roll it.
     Move {
         /// How.
         kind: ActionKind,
-        /// The changed paths that make it a restart.
+        /// The changed paths that make it a restart and not a reload.
         matched: Vec<RelPath>,
     },
+    /// Drained: stop it, once.
+    Stop,
+    /// Drained and stopped: it gets the new files, and nothing runs.
+    Promote,
+    /// Drained: stop it with the files it runs on, then give it the new ones.
+    StopPromote,
+    /// No longer wanted: take its files away, after a stop if it may run.
+    Remove {
+        /// Whether it may run.
+        stop: bool,
+    },
+}
+
+/// What of the operator's options the table knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Roll also what is in sync.
+    pub force: bool,
+    /// Files only.
+    pub sync_only: bool,
 }
 
 fn act(kind: ActionKind) -> Decision {
     Decision::Move { kind, matched: Vec::new() }
 }
 
-/// Decides for an active allocation. `changed` are the paths that differ from what was promoted;
-/// `None` when that is not known, or nothing differs.
-pub fn decide(spec: &JobSpec, allocation: &Allocation, changed: Option<&[RelPath]>, force: bool) -> Decision {
-    if allocation.promoted.is_none() || allocation.start_pending {
+/// Decides for one allocation. `changed` are the paths that differ from what was promoted; `None` when
+/// that is not known, or nothing differs.
+pub fn decide(spec: &JobSpec, allocation: &Allocation, changed: Option<&[RelPath]>, asked: Asked) -> Decision {
+    if allocation.removed {
+        return match &allocation.rolled {
+            None => Decision::Skip,
+            Some(rolled) => Decision::Remove { stop: rolled.may_run },
+        };
+    }
+    if allocation.disabled {
+        let pending = allocation.promoted.is_some() && allocation.differs();
+        return match (allocation.may_run(), pending) {
+            (true, true) => Decision::StopPromote,
+            (true, false) => Decision::Stop,
+            (false, true) => Decision::Promote,
+            (false, false) => Decision::Skip,
+        };
+    }
+    if allocation.promoted.is_none() || allocation.start_pending || !allocation.may_run() {
         return act(ActionKind::Start);
     }
-    if !force && !allocation.differs() {
+    if !asked.force && !allocation.differs() {
         return Decision::Skip;
     }
     match spec.restart_policy {
+        _ if asked.sync_only => act(ActionKind::Sync),
         RestartPolicy::Never => act(ActionKind::Sync),
         RestartPolicy::Always => act(ActionKind::Restart),
         RestartPolicy::Reload => {
@@ -46,9 +83,17 @@ pub fn decide(spec: &JobSpec, allocation: &Allocation, changed: Option<&[RelPath
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Promoted;
+    use crate::model::{Promoted, Rolled};
+    use ActionKind::{Reload, Restart, Start, Sync};
+    use RestartPolicy::{Always, Never};
     use shared::{AllocId, BundleDigest, WorkerId};
     use uuid::Uuid;
+
+    const RELOAD: RestartPolicy = RestartPolicy::Reload;
+    const PLAIN: Asked = Asked { force: false, sync_only: false };
+    const FORCE: Asked = Asked { force: true, sync_only: false };
+    const SYNC: Asked = Asked { force: false, sync_only: true };
+    const BOTH: Asked = Asked { force: true, sync_only: true };
 
     fn spec(policy: RestartPolicy, globs: &[&str]) -> JobSpec {
         JobSpec {
@@ -58,7 +103,8 @@ mod tests {
         }
     }
 
-    fn allocation(promoted: Option<(u8, &str)>, start_pending: bool) -> Allocation {
+    /// Its bundle is 1, its version 1.0.0; what was promoted is given.
+    fn allocation(promoted: Option<(u8, &str)>) -> Allocation {
         let digest = |n| BundleDigest::from_bytes([n; 32]);
         Allocation {
             alloc_id: AllocId::from_uuid(Uuid::from_u128(1)),
@@ -67,60 +113,113 @@ mod tests {
             worker_id: WorkerId::from_uuid(Uuid::from_u128(2)),
             disabled: false,
             removed: false,
-            start_pending,
+            start_pending: false,
             deployment_seq: 0,
             new_version: "1.0.0".into(),
             bundle: Some(digest(1)),
+            rolled: promoted.map(|_| Rolled { may_run: true, ..Rolled::default() }),
             promoted: promoted.map(|(n, version)| Promoted { bundle: digest(n), version: version.into() }),
             render_inputs: None,
         }
     }
 
+    fn paths(texts: &[&str]) -> Vec<RelPath> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
     #[test]
-    fn every_row() {
-        use ActionKind::{Reload, Restart, Start, Sync};
-        use RestartPolicy::{Always, Never};
-        const RELOAD: RestartPolicy = RestartPolicy::Reload;
-        let (same, content, version) = (Some((1, "1.0.0")), Some((2, "1.0.0")), Some((1, "0.9.0")));
+    fn active_allocations() {
+        let (new, same, content, version) = (None, Some((1, "1.0.0")), Some((2, "1.0.0")), Some((1, "0.9.0")));
         let makefile: &[&str] = &["Makefile", "bin/*"];
-        // policy, globs, promoted, start pending, changed, force; what is done, what matched
-        for (n, (policy, globs, promoted, pending, changed, force, kind, matched)) in [
-            (Always, &[][..], None, false, &[][..], false, Some(Start), &[][..]),
-            (Never, &[], None, false, &[], false, Some(Start), &[]),
-            (RELOAD, &[], None, false, &[], true, Some(Start), &[]),
-            (Always, &[], same, true, &[], false, Some(Start), &[]),
-            (Always, &[], same, false, &[], false, None, &[]),
-            (RELOAD, makefile, same, false, &[], false, None, &[]),
-            (Always, &[], content, false, &["a"], false, Some(Restart), &[]),
-            (Always, &[], version, false, &[], false, Some(Restart), &[]),
-            (Always, &[], same, false, &[], true, Some(Restart), &[]),
-            (Never, &[], content, false, &["a"], false, Some(Sync), &[]),
-            (Never, &[], version, false, &[], false, Some(Sync), &[]),
-            (Never, &[], same, false, &[], true, Some(Sync), &[]),
-            (RELOAD, &[], content, false, &["a"], false, Some(Reload), &[]),
-            (RELOAD, makefile, content, false, &["a"], false, Some(Reload), &[]),
-            (
-                RELOAD,
-                makefile,
-                content,
-                false,
-                &["Makefile", "a", "bin/x"],
-                false,
-                Some(Restart),
-                &["Makefile", "bin/x"],
-            ),
-            (RELOAD, makefile, version, false, &[], false, Some(Reload), &[]),
-            (RELOAD, makefile, same, false, &[], true, Some(Reload), &[]),
+        // policy, globs, promoted, changed, asked; what is done, what matched
+        for (n, (policy, globs, promoted, changed, asked, kind, matched)) in [
+            (Always, &[][..], new, &[][..], PLAIN, Some(Start), &[][..]),
+            (Never, &[], new, &[], PLAIN, Some(Start), &[]),
+            (RELOAD, &[], new, &[], FORCE, Some(Start), &[]),
+            (Always, &[], new, &[], SYNC, Some(Start), &[]),
+            (Always, &[], new, &[], BOTH, Some(Start), &[]),
+            (Always, &[], same, &[], PLAIN, None, &[]),
+            (Always, &[], same, &[], SYNC, None, &[]),
+            (RELOAD, makefile, same, &[], PLAIN, None, &[]),
+            (Always, &[], content, &["a"], PLAIN, Some(Restart), &[]),
+            (Always, &[], version, &[], PLAIN, Some(Restart), &[]),
+            (Always, &[], same, &[], FORCE, Some(Restart), &[]),
+            (Always, &[], content, &["a"], SYNC, Some(Sync), &[]),
+            (Always, &[], version, &[], SYNC, Some(Sync), &[]),
+            (Always, &[], same, &[], BOTH, Some(Sync), &[]),
+            (Never, &[], content, &["a"], PLAIN, Some(Sync), &[]),
+            (Never, &[], version, &[], PLAIN, Some(Sync), &[]),
+            (Never, &[], same, &[], FORCE, Some(Sync), &[]),
+            (RELOAD, &[], content, &["a"], PLAIN, Some(Reload), &[]),
+            (RELOAD, makefile, content, &["a"], PLAIN, Some(Reload), &[]),
+            (RELOAD, makefile, content, &["Makefile", "a", "bin/x"], PLAIN, Some(Restart), &["Makefile", "bin/x"]),
+            (RELOAD, makefile, content, &["Makefile"], SYNC, Some(Sync), &[]),
+            (RELOAD, makefile, content, &["Makefile"], FORCE, Some(Restart), &["Makefile"]),
+            (RELOAD, makefile, version, &[], PLAIN, Some(Reload), &[]),
+            (RELOAD, makefile, same, &[], FORCE, Some(Reload), &[]),
         ]
         .into_iter()
         .enumerate()
         {
-            let paths = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<RelPath>>();
-            let decision = decide(&spec(policy, globs), &allocation(promoted, pending), Some(&paths(changed)), force);
+            let decision = decide(&spec(policy, globs), &allocation(promoted), Some(&paths(changed)), asked);
             let expected = kind.map_or(Decision::Skip, |kind| Decision::Move { kind, matched: paths(matched) });
             assert_eq!(decision, expected, "row {n}");
         }
-        let unknown = decide(&spec(RELOAD, makefile), &allocation(content, false), None, false);
+        let unknown = decide(&spec(RELOAD, makefile), &allocation(content), None, PLAIN);
         assert_eq!(unknown, act(Reload), "nothing is known of what changed");
+    }
+
+    #[test]
+    fn what_was_enabled_again_or_stopped_starts() {
+        for asked in [PLAIN, FORCE, SYNC, BOTH] {
+            let mut enabled = allocation(Some((1, "1.0.0")));
+            enabled.start_pending = true;
+            assert_eq!(decide(&spec(Never, &[]), &enabled, None, asked), act(Start));
+            let mut stopped = allocation(Some((2, "0.9.0")));
+            stopped.rolled = Some(Rolled::default());
+            assert_eq!(decide(&spec(Never, &[]), &stopped, None, asked), act(Start));
+        }
+    }
+
+    #[test]
+    fn drained_allocations() {
+        let (new, same, content, version) = (None, Some((1, "1.0.0")), Some((2, "1.0.0")), Some((1, "0.9.0")));
+        for (n, (promoted, may_run, expected)) in [
+            (new, false, Decision::Skip),
+            // Started, and its gate never passed.
+            (new, true, Decision::Stop),
+            (same, true, Decision::Stop),
+            (same, false, Decision::Skip),
+            (content, true, Decision::StopPromote),
+            (version, true, Decision::StopPromote),
+            (content, false, Decision::Promote),
+            (version, false, Decision::Promote),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut drained = allocation(promoted);
+            drained.disabled = true;
+            drained.rolled = Some(Rolled { may_run, ..Rolled::default() });
+            for asked in [PLAIN, FORCE, SYNC, BOTH] {
+                assert_eq!(decide(&spec(Always, &[]), &drained, None, asked), expected, "row {n}, {asked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn removed_allocations() {
+        for (rolled, expected) in [
+            (None, Decision::Skip),
+            (Some(true), Decision::Remove { stop: true }),
+            (Some(false), Decision::Remove { stop: false }),
+        ] {
+            for disabled in [false, true] {
+                let mut removed = allocation(rolled.map(|_| (1, "1.0.0")));
+                (removed.removed, removed.disabled, removed.bundle) = (true, disabled, None);
+                removed.rolled = rolled.map(|may_run| Rolled { may_run, ..Rolled::default() });
+                assert_eq!(decide(&spec(Always, &[]), &removed, None, FORCE), expected);
+            }
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! What a deploy will do, with no choice left in it. Pure: (catalog, options) to plan.
+//! What a deploy will do, with no choice left in it. Pure: (catalog, what agents are there, options) to
+//! plan.
 
 pub mod action;
 pub mod batches;
 pub mod check;
-pub mod later;
+pub mod demands;
 pub mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use shared::{ActionKind, AllocId, BundleDigest, Host, JobName, RelPath, WorkerId};
 
-use crate::model::Snapshot;
-use action::Decision;
+use crate::model::job::DEFAULT_ACTION_TIMEOUT_S;
+use crate::model::{Allocation, HookEvent, JobSpec, PostDeploy, Snapshot};
+use action::{Asked, Decision};
 
 /// What the operator asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +23,44 @@ pub struct Options {
     pub jobs: BTreeSet<JobName>,
     /// Roll also what is in sync.
     pub force: bool,
+    /// Files only, no lifecycle; a job that needs a start is refused.
+    #[serde(default)]
+    pub sync_only: bool,
+    /// Only these allocations, which an earlier deploy went on without, and to what that deploy went on
+    /// with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up: Option<BTreeSet<AllocId>>,
 }
 
-/// One allocation's part.
+impl Options {
+    fn wants(&self, job: &JobName) -> bool {
+        self.jobs.is_empty() || self.jobs.contains(job)
+    }
+
+    /// What `allocation` is to get.
+    fn target<'a>(&self, allocation: &'a Allocation) -> Option<(BundleDigest, &'a str)> {
+        match &self.catch_up {
+            None => allocation.bundle.map(|bundle| (bundle, allocation.new_version.as_str())),
+            Some(_) => {
+                let deferral = allocation.rolled.as_ref()?.deferred.as_ref()?;
+                Some((deferral.bundle, deferral.version.as_str()))
+            }
+        }
+    }
+}
+
+/// What is known beside the catalog.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What differs from what was promoted, by allocation; only where a decision may depend on it.
+    pub changed: &'a Changed,
+    /// Orders that hooks wrote, by job.
+    pub orders: &'a BTreeMap<JobName, String>,
+    /// Workers whose agent is there.
+    pub online: &'a BTreeSet<WorkerId>,
+}
+
+/// One active allocation's part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     /// Which.
@@ -47,6 +84,46 @@ pub struct Move {
     pub matched: Vec<RelPath>,
 }
 
+/// What becomes of an allocation that is drained or no longer wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rest {
+    /// Stop it; its files stay.
+    Stop,
+    /// Give it new files; nothing runs.
+    Promote,
+    /// Take its files away; `data/` and `logs/` stay. The stop, if there is one, comes first.
+    Remove {
+        /// Whether it may run.
+        stop: bool,
+    },
+}
+
+/// One drained or removed allocation's part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settle {
+    /// Which.
+    pub alloc_id: AllocId,
+    /// Its worker.
+    pub worker_id: WorkerId,
+    /// Its worker's name.
+    pub host: Host,
+    /// What to do.
+    pub rest: Rest,
+    /// What was promoted.
+    pub from: Option<BundleDigest>,
+    /// What it gets, where it gets something.
+    pub to: Option<BundleDigest>,
+    /// Version that was promoted.
+    pub current_version: String,
+    /// Version that it gets.
+    pub new_version: String,
+    /// Its agent is there: how it went is waited for. What is not waited for is done when the agent is back.
+    pub online: bool,
+    /// Its worker is in workers.json no more.
+    pub gone: bool,
+}
+
 /// What differs from what was promoted, by allocation; only where a decision may depend on it.
 pub type Changed = BTreeMap<AllocId, Vec<RelPath>>;
 
@@ -57,13 +134,56 @@ pub struct JobPlan {
     pub job: JobName,
     /// Its wave.
     pub seq: u32,
+    /// Every job that it demands, directly or through others.
+    #[serde(default)]
+    pub demands: BTreeSet<JobName>,
     /// Time limit of its make targets, seconds.
     pub timeout_s: u64,
     /// Permission bits of the job's directory, when its manifest sets them.
     #[serde(default)]
     pub dir_mode: Option<u32>,
-    /// In order; empty when there is nothing to do.
+    /// How many of its allocations are active.
+    pub active: usize,
+    /// How many of them may fail before the job does.
+    pub max_failed: usize,
+    /// How many of them may be out of reach before the job fails.
+    pub max_unreachable: usize,
+    /// Why it is not rolled at all.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// Its active workers in the order in which they roll.
+    #[serde(default)]
+    pub order: Vec<Host>,
+    /// Whether that order is one that a hook wrote.
+    #[serde(default)]
+    pub ordered_by_hook: bool,
+    /// Stops and removals; they come first.
+    pub settle: Vec<Settle>,
+    /// In order; empty when nothing is to roll.
     pub batches: Vec<Vec<Move>>,
+    /// Drained allocations that get new files; they come last.
+    pub promotes: Vec<Settle>,
+    /// Everything is promoted and the post_deploy hooks have not ended well yet.
+    #[serde(default)]
+    pub post_deploy_only: bool,
+    /// Events that the job has hooks for, of those that matter to this deploy.
+    #[serde(default)]
+    pub hooks: BTreeSet<HookEvent>,
+    /// Whether its pre_deploy hooks may still change what is rolled.
+    #[serde(default)]
+    pub may_decide_anew: bool,
+    /// Whether its agents probe it.
+    #[serde(default)]
+    pub probes: bool,
+    /// Tries of a gate.
+    #[serde(default)]
+    pub gate_attempts: u32,
+    /// Pause between them, milliseconds.
+    #[serde(default)]
+    pub gate_interval_ms: i64,
+    /// Longest time that all tries of the probes take, milliseconds.
+    #[serde(default)]
+    pub gate_limit_ms: i64,
     /// In sync: host and hash, for the report.
     pub skipped: Vec<(Host, Option<BundleDigest>)>,
 }
@@ -71,7 +191,30 @@ pub struct JobPlan {
 impl JobPlan {
     /// Whether there is anything to do.
     pub fn is_required(&self) -> bool {
-        !self.batches.is_empty()
+        self.rolls() || self.post_deploy_only || self.refused.is_some()
+    }
+
+    /// Whether any allocation is to change.
+    pub fn rolls(&self) -> bool {
+        !(self.settle.is_empty() && self.batches.is_empty() && self.promotes.is_empty())
+    }
+
+    /// Whether the job has hooks for `event`.
+    pub fn has(&self, event: HookEvent) -> bool {
+        self.hooks.contains(&event)
+    }
+
+    /// Whether hooks stand in for the lifecycle of make targets.
+    pub fn controls(&self) -> bool {
+        self.has(HookEvent::JobControl)
+    }
+
+    /// Whether something stands between an allocation's action and its promotion.
+    pub fn is_gated(&self) -> bool {
+        self.probes
+            || [HookEvent::AfterAllocationStarted, HookEvent::HealthCheck, HookEvent::JobControl]
+                .iter()
+                .any(|event| self.has(*event))
     }
 }
 
@@ -80,6 +223,9 @@ impl JobPlan {
 pub struct Plan {
     /// By wave, then job.
     pub jobs: Vec<JobPlan>,
+    /// What the operator should know and what stops nothing.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl Plan {
@@ -91,54 +237,192 @@ impl Plan {
 
 /// The allocations whose action depends on what changed: those of jobs with globs that have something to
 /// compare, with what was promoted and what is new.
-pub fn compared(snapshot: &Snapshot) -> Vec<(AllocId, BundleDigest, BundleDigest)> {
+pub fn compared(snapshot: &Snapshot, options: &Options) -> Vec<(AllocId, BundleDigest, BundleDigest)> {
     let globbed: BTreeSet<&JobName> =
         snapshot.jobs.iter().filter(|job| !job.spec.restart_globs.is_empty()).map(|job| &job.name).collect();
-    let pair = |a: &crate::model::Allocation| {
-        let (from, to) = (a.promoted.as_ref()?.bundle, a.bundle?);
+    let pair = |a: &Allocation| {
+        let (from, (to, _)) = (a.promoted.as_ref()?.bundle, options.target(a)?);
         (a.is_active() && from != to && globbed.contains(&a.job)).then_some((a.alloc_id, from, to))
     };
     snapshot.allocations.iter().filter_map(pair).collect()
 }
 
 /// Plans.
-pub fn plan(snapshot: &Snapshot, options: &Options, changed: &Changed) -> Plan {
-    let mut by_job: BTreeMap<&JobName, Vec<_>> = BTreeMap::new();
-    for allocation in snapshot.allocations.iter().filter(|a| a.is_active()) {
+pub fn plan(snapshot: &Snapshot, options: &Options, known: &Known<'_>) -> Plan {
+    let mut by_job: BTreeMap<&JobName, Vec<&Allocation>> = BTreeMap::new();
+    for allocation in snapshot.allocations.iter().filter(|a| options.wants(&a.job)) {
         by_job.entry(&allocation.job).or_default().push(allocation);
     }
-    let mut jobs = Vec::new();
-    for job in &snapshot.jobs {
-        let Some(allocations) = by_job.get(&job.name) else { continue };
-        if !options.jobs.is_empty() && !options.jobs.contains(&job.name) {
-            continue;
-        }
-        let (mut moves, mut skipped) = (Vec::new(), Vec::new());
-        for allocation in allocations {
-            let changed = changed.get(&allocation.alloc_id).map(Vec::as_slice);
-            match (action::decide(&job.spec, allocation, changed, options.force), allocation.bundle) {
-                (Decision::Move { kind, matched }, Some(to)) => moves.push(Move {
-                    alloc_id: allocation.alloc_id,
-                    worker_id: allocation.worker_id,
-                    host: allocation.host.clone(),
-                    kind,
-                    from: allocation.promoted.as_ref().map(|p| p.bundle),
-                    to,
-                    current_version: allocation
-                        .promoted
-                        .as_ref()
-                        .map_or_else(|| "0.0.0".to_owned(), |p| p.version.clone()),
-                    new_version: allocation.new_version.clone(),
-                    matched,
-                }),
-                (_, bundle) => skipped.push((allocation.host.clone(), bundle)),
-            }
-        }
-        let batches = batches::batches(moves, job.spec.max_concurrent_starts, job.spec.max_concurrent_upgrades);
-        let (seq, timeout_s) = (job.spec.deployment_seq, job.spec.action_timeout_s);
-        let dir_mode = job.spec.dir_mode;
-        jobs.push(JobPlan { job: job.name.clone(), seq, timeout_s, dir_mode, batches, skipped });
+    let there: BTreeSet<WorkerId> = snapshot.workers.iter().map(|worker| worker.worker_id).collect();
+    let demands = demands::demanded(&snapshot.jobs);
+    let (mut jobs, mut notes) = (Vec::new(), Vec::new());
+    for (name, allocations) in by_job {
+        let demands = demands.get(name).cloned().unwrap_or_default();
+        // A job that is gone has no spec; what is left of it is stopped with the defaults.
+        let gone = JobSpec { action_timeout_s: DEFAULT_ACTION_TIMEOUT_S, ..JobSpec::default() };
+        let spec = snapshot.job(name).map_or(&gone, |job| &job.spec);
+        let seq = allocations.iter().map(|a| a.deployment_seq).max().unwrap_or_default();
+        let one = One { options, known, there: &there, spec, allocations: &allocations };
+        jobs.extend(one.plan(name, seq, demands, &mut notes));
     }
     jobs.sort_by(|a, b| (a.seq, &a.job).cmp(&(b.seq, &b.job)));
-    Plan { jobs }
+    Plan { jobs, notes }
+}
+
+fn millis(seconds: u64) -> i64 {
+    i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX)
+}
+
+/// What one job is planned from.
+struct One<'a> {
+    options: &'a Options,
+    known: &'a Known<'a>,
+    there: &'a BTreeSet<WorkerId>,
+    spec: &'a JobSpec,
+    allocations: &'a [&'a Allocation],
+}
+
+impl One<'_> {
+    fn plan(&self, job: &JobName, seq: u32, demands: BTreeSet<JobName>, notes: &mut Vec<String>) -> Option<JobPlan> {
+        let (options, spec) = (self.options, self.spec);
+        let asked = Asked { force: options.force, sync_only: options.sync_only };
+        let (mut moves, mut settle, mut promotes, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for allocation in self.allocations {
+            let target = options.target(allocation);
+            if let Some(wanted) = &options.catch_up {
+                let Some((bundle, version)) = target.filter(|_| wanted.contains(&allocation.alloc_id)) else {
+                    continue;
+                };
+                let new_version = version.to_owned();
+                let aimed = Allocation { bundle: Some(bundle), new_version, ..(*allocation).clone() };
+                if aimed.is_active() {
+                    self.decide(&aimed, asked, &mut moves, &mut settle, &mut promotes, &mut skipped);
+                }
+                continue;
+            }
+            self.decide(allocation, asked, &mut moves, &mut settle, &mut promotes, &mut skipped);
+        }
+        let active: Vec<Host> = self.allocations.iter().filter(|a| a.is_active()).map(|a| a.host.clone()).collect();
+        let standing = self.allocations.iter().filter(|a| !a.removed);
+        if settle.is_empty() && standing.clone().next().is_none() {
+            return None;
+        }
+        let mut order = active.clone();
+        let mut ordered_by_hook = false;
+        if let Some(wanted) = self.known.orders.get(job) {
+            match batches::order(&active, wanted) {
+                Ok(hosts) => (order, ordered_by_hook) = (hosts, true),
+                Err(why) => notes.push(format!("job {job}: its rollout_order is not used: {why}")),
+            }
+        }
+        if ordered_by_hook {
+            let place: BTreeMap<&Host, usize> = order.iter().enumerate().map(|(at, host)| (host, at)).collect();
+            moves.sort_by_key(|step: &Move| place.get(&step.host).copied());
+        }
+        let starts = moves.iter().filter(|step| step.kind == ActionKind::Start);
+        let new: Vec<&str> = starts.map(|step| step.host.as_str()).collect();
+        let refused = (options.sync_only && !new.is_empty())
+            .then(|| format!("--sync-only cannot start what was never deployed: {}", new.join(", ")));
+        let mut hooks: BTreeSet<HookEvent> =
+            spec.hooks.values().flat_map(|hook| hook.executed_on.iter().copied()).collect();
+        hooks.retain(|event| match event {
+            HookEvent::PostBuild | HookEvent::Cli => false,
+            // Files only: nothing that has to do with processes.
+            HookEvent::AfterAllocationStarted | HookEvent::HealthCheck | HookEvent::JobControl => !options.sync_only,
+            // A straggler is brought to what the job has: nothing of the job as a whole is decided anew.
+            HookEvent::PreDeploy | HookEvent::PostDeploy => options.catch_up.is_none(),
+            HookEvent::AfterAllocationStopped => true,
+        });
+        let complete = moves.is_empty() && settle.is_empty() && promotes.is_empty();
+        let post_deploy_only = complete
+            && options.catch_up.is_none()
+            && !active.is_empty()
+            && hooks.contains(&HookEvent::PostDeploy)
+            && standing.clone().any(|a| a.rolled.as_ref().is_none_or(|r| r.post_deploy != Some(PostDeploy::Success)));
+        let batches = if refused.is_some() {
+            Vec::new()
+        } else if hooks.contains(&HookEvent::JobControl) {
+            // The hooks are told of all of it and decide how it goes.
+            if moves.is_empty() { Vec::new() } else { vec![moves] }
+        } else {
+            batches::batches(moves, spec.max_concurrent_starts, spec.max_concurrent_upgrades)
+        };
+        Some(JobPlan {
+            job: job.clone(),
+            seq,
+            demands,
+            timeout_s: spec.action_timeout_s,
+            dir_mode: spec.dir_mode,
+            active: active.len(),
+            max_failed: spec.max_failed.of(active.len()),
+            max_unreachable: spec.max_unreachable.of(active.len()),
+            refused,
+            order,
+            ordered_by_hook,
+            settle,
+            batches,
+            promotes,
+            post_deploy_only,
+            hooks,
+            may_decide_anew: options.catch_up.is_none(),
+            probes: !spec.health_check.checks.is_empty() && !options.sync_only,
+            gate_attempts: spec.health_check.attempts,
+            gate_interval_ms: millis(spec.health_check.interval_s),
+            gate_limit_ms: millis(
+                (spec.health_check.interval_s + spec.health_check.timeout_s)
+                    .saturating_mul(u64::from(spec.health_check.attempts)),
+            ),
+            skipped,
+        })
+    }
+
+    fn decide(
+        &self,
+        allocation: &Allocation,
+        asked: Asked,
+        moves: &mut Vec<Move>,
+        settle: &mut Vec<Settle>,
+        promotes: &mut Vec<Settle>,
+        skipped: &mut Vec<(Host, Option<BundleDigest>)>,
+    ) {
+        let changed = self.known.changed.get(&allocation.alloc_id).map(Vec::as_slice);
+        let mut skip = || skipped.push((allocation.host.clone(), allocation.bundle));
+        match (action::decide(self.spec, allocation, changed, asked), allocation.bundle) {
+            (Decision::Move { kind, matched }, Some(to)) => moves.push(Move {
+                alloc_id: allocation.alloc_id,
+                worker_id: allocation.worker_id,
+                host: allocation.host.clone(),
+                kind,
+                from: allocation.promoted.as_ref().map(|p| p.bundle),
+                to,
+                current_version: allocation.current_version().to_owned(),
+                new_version: allocation.new_version.clone(),
+                matched,
+            }),
+            (Decision::Stop, _) => settle.push(self.rest(allocation, Rest::Stop)),
+            (Decision::Remove { stop }, _) => settle.push(self.rest(allocation, Rest::Remove { stop })),
+            (Decision::Promote, Some(_)) => promotes.push(self.rest(allocation, Rest::Promote)),
+            (Decision::StopPromote, _) => {
+                settle.push(self.rest(allocation, Rest::Stop));
+                promotes.extend(allocation.bundle.map(|_| self.rest(allocation, Rest::Promote)));
+            }
+            (Decision::Skip, _) if allocation.removed => {}
+            (Decision::Skip | Decision::Promote | Decision::Move { .. }, _) => skip(),
+        }
+    }
+
+    fn rest(&self, allocation: &Allocation, rest: Rest) -> Settle {
+        Settle {
+            alloc_id: allocation.alloc_id,
+            worker_id: allocation.worker_id,
+            host: allocation.host.clone(),
+            rest,
+            from: allocation.promoted.as_ref().map(|p| p.bundle),
+            to: allocation.bundle.filter(|_| rest == Rest::Promote),
+            current_version: allocation.current_version().to_owned(),
+            new_version: allocation.new_version.clone(),
+            online: self.known.online.contains(&allocation.worker_id),
+            gone: !self.there.contains(&allocation.worker_id),
+        }
+    }
 }

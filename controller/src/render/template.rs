@@ -304,6 +304,7 @@ mod tests {
             new_version: "1.2.0".into(),
             bundle: None,
             promoted: None,
+            rolled: None,
             render_inputs: None,
         };
         struct Fixed;

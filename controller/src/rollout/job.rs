@@ -1,298 +1,494 @@
-//! One job's way through a rollout: batch after batch; each member of a batch is promoted when it is
-//! proved good, and the next batch is released when all of them are. A failure ends the job when the
-//! rest of its batch has ended: what succeeded beside it is promoted, what was not begun is not.
+//! One job's way through a rollout: stops and removals, then batch after batch, each with its gate, then
+//! what is drained gets its files, then the hooks that look at the whole. What a batch proved good is
+//! promoted whatever becomes of the rest; a job that may not go on leaves what was not begun alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shared::api::v1::desired::Fence;
-use shared::api::v1::report::Outcome;
-use shared::{ActionId, AllocId, Host, WorkerId};
+use shared::{ActionKind, AllocId, Host, JobName};
 
-use super::event::{Effect, Ids, Moved, Observed, Release};
-use super::{Limits, promote};
-use crate::plan::{JobPlan, Move};
+use super::event::{Call, Effect, Ids, Moved, Probed, Stage};
+use super::flight::{Fate, Flight, GRACE_MS, Why};
+use crate::model::{HookEvent, PostDeploy};
+use crate::plan::{JobPlan, Move, Rest};
 
-/// Time beyond its limit that a target's result may take to come, milliseconds.
-const GRACE_MS: i64 = 60_000;
-/// How often an interrupted action is asked for again.
-const MAX_AGAIN: u32 = 2;
-
-/// A job in a rollout. The plan never changes; the state is small and written with every step.
+/// A job in a rollout. The plan is written once, the phase with every step, a flight when it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRollout {
     /// What is to be done.
     pub plan: JobPlan,
     /// How far it is.
-    pub state: State,
+    pub phase: Phase,
+    /// Every release so far, the last one of each allocation.
+    pub flights: BTreeMap<AllocId, Flight>,
+    /// What probes said last; read anew by a driver that takes over.
+    pub(super) probed: BTreeMap<AllocId, Probed>,
+    /// What the driver has not written yet.
+    pub(super) unsaved: Unsaved,
+}
+
+/// What changed since the driver wrote it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unsaved {
+    /// The plan.
+    pub plan: bool,
+    /// The phase.
+    pub phase: bool,
+    /// These flights.
+    pub flights: BTreeSet<AllocId>,
 }
 
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
-pub enum State {
-    /// Batch `next` is to be released.
+pub enum Phase {
+    /// Its turn has not come.
+    Held,
+    /// Hooks run.
+    Hooks {
+        /// Which.
+        stage: Stage,
+    },
+    /// It is planned anew, with what its pre_deploy hooks wrote.
+    Deciding,
+    /// Stops and removals are with their agents.
+    Settling,
+    /// What was stopped is being taken off its workers.
+    Removing,
+    /// Batch `batch` is to be released.
     Waiting {
         /// Counted from 0.
-        next: usize,
+        batch: usize,
     },
     /// Batch `batch` is with its agents.
-    Awaiting {
+    Rolling {
         /// Counted from 0.
         batch: usize,
-        /// Members that are neither promoted nor failed.
-        missing: BTreeMap<AllocId, Flight>,
-        /// Members that failed.
-        failed: Vec<Failed>,
     },
-    /// All batches are promoted, or there were none.
-    Done,
-    /// It ended otherwise.
-    Failed {
-        /// Which members failed.
-        failed: Vec<Failed>,
+    /// What ran well of batch `batch` is probed.
+    Gate {
+        /// Counted from 0.
+        batch: usize,
     },
-}
-
-/// A release that is under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flight {
-    /// Under which id.
-    pub action_id: ActionId,
-    /// When it was released, milliseconds since 1970 UTC.
-    pub released_ms: i64,
-    /// The generation that it was released in, once the driver has recorded it.
-    pub fence: Option<Fence>,
-    /// When its agent was first seen to have it.
-    pub picked_up_ms: Option<i64>,
-    /// How often it was asked for again.
-    pub again: u32,
-    /// What holds it up, as its agent says.
-    pub problem: Option<String>,
-}
-
-/// A member that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failed {
-    /// Which.
-    pub alloc_id: AllocId,
-    /// Where.
-    pub host: Host,
-    /// Why.
-    pub why: Why,
-}
-
-/// Why a member failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Why {
-    /// Its agent did not take it up in time.
-    NotPickedUp {
-        /// How long it was waited for, milliseconds.
-        waited_ms: i64,
+    /// The health_check hooks of batch `batch` are tried again after a pause.
+    Pause {
+        /// Counted from 0.
+        batch: usize,
+        /// Tries so far.
+        attempt: u32,
+        /// When, milliseconds since 1970 UTC.
+        due_ms: i64,
     },
-    /// It was taken up, and no result came.
-    NoResult {
-        /// How long it was waited for, milliseconds.
-        waited_ms: i64,
-        /// What the agent said holds it up.
-        problem: Option<String>,
-    },
-    /// The agent reported how it went.
-    Outcome {
+    /// Drained allocations are given their files.
+    Promoting,
+    /// It has ended.
+    Ended {
         /// How.
-        outcome: Outcome,
-        /// The end of its output.
-        tail: Option<String>,
+        end: End,
     },
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "snake_case")]
+pub enum End {
+    /// Everything was done, or there was nothing to do; but for what its budgets allow to fail.
+    Done,
+    /// It stopped; what its flights say explains it where `why` does not.
+    Failed {
+        /// What failed for the job as a whole.
+        why: Option<String>,
+    },
+    /// A job that it demands failed.
+    Blocked {
+        /// Which.
+        by: JobName,
+    },
+    /// The operator ended the rollout.
+    Aborted,
 }
 
 impl JobRollout {
     /// Nothing released yet.
     pub fn new(plan: JobPlan) -> Self {
-        let state = if plan.is_required() { State::Waiting { next: 0 } } else { State::Done };
-        Self { plan, state }
+        let unsaved = Unsaved { plan: true, phase: true, flights: BTreeSet::new() };
+        Self { plan, phase: Phase::Held, flights: BTreeMap::new(), probed: BTreeMap::new(), unsaved }
+    }
+
+    /// As it was written.
+    pub fn loaded(plan: JobPlan, phase: Phase, flights: BTreeMap<AllocId, Flight>) -> Self {
+        Self { plan, phase, flights, probed: BTreeMap::new(), unsaved: Unsaved::default() }
+    }
+
+    /// What is to be written now; the driver writes it in the step's transaction.
+    pub fn take_unsaved(&mut self) -> Unsaved {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// Whether something changed that is not written down.
+    pub fn is_unsaved(&self) -> bool {
+        self.unsaved != Unsaved::default()
     }
 
     /// Whether there is no more to come.
     pub fn is_ended(&self) -> bool {
-        matches!(self.state, State::Done | State::Failed { .. })
+        matches!(self.phase, Phase::Ended { .. })
     }
 
-    /// Whether a report of `alloc` matters now.
-    pub fn awaits(&self, alloc: AllocId) -> bool {
-        matches!(&self.state, State::Awaiting { missing, .. } if missing.contains_key(&alloc))
+    /// How it ended.
+    pub fn end(&self) -> Option<&End> {
+        if let Phase::Ended { end } = &self.phase { Some(end) } else { None }
+    }
+
+    /// Whether it holds back those that demand it.
+    pub fn has_failed(&self) -> bool {
+        self.end().is_some_and(|end| *end != End::Done)
     }
 
     /// How many releases are under way.
     pub fn in_flight(&self) -> usize {
-        if let State::Awaiting { missing, .. } = &self.state { missing.len() } else { 0 }
+        self.flights.values().filter(|flight| flight.is_open()).count()
     }
 
-    /// The driver has written the release of `alloc` under `fence`.
-    pub fn released_in(&mut self, alloc: AllocId, fence: Fence) {
-        if let State::Awaiting { missing, .. } = &mut self.state
-            && let Some(flight) = missing.get_mut(&alloc)
+    /// Whether something goes on that a pause waits for: a batch until it is through its gate, hooks.
+    pub fn is_busy(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Held | Phase::Waiting { .. } | Phase::Ended { .. });
+        !waits || self.in_flight() > 0
+    }
+
+    /// Every allocation of the plan: host, and what it was to get.
+    pub fn members(&self) -> impl Iterator<Item = (AllocId, &Host)> {
+        let rolled = self.plan.batches.iter().flatten().map(|step| (step.alloc_id, &step.host));
+        let settled = self.plan.settle.iter().chain(&self.plan.promotes).map(|step| (step.alloc_id, &step.host));
+        settled.chain(rolled)
+    }
+
+    /// What failed, in the plan's order.
+    pub fn failures(&self) -> Vec<(&Host, &Why)> {
+        let mut seen = BTreeSet::new();
+        let fresh = self.members().filter(|(alloc, _)| seen.insert(*alloc)).collect::<Vec<_>>();
+        let why = |(alloc, host): (AllocId, _)| match &self.flights.get(&alloc)?.fate {
+            Some(Fate::Failed { why }) => Some((host, why)),
+            _ => None,
+        };
+        fresh.into_iter().filter_map(why).collect()
+    }
+
+    /// What the rollout went on without, or ended for: host, and since when its agent is waited for.
+    pub fn out_of_reach(&self) -> Vec<(&Host, i64)> {
+        let rolled = self.plan.batches.iter().flatten();
+        let since = |step: &Move| {
+            let flight = self.flights.get(&step.alloc_id)?;
+            (flight.fate == Some(Fate::Deferred)).then_some(flight.released_ms)
+        };
+        rolled.filter_map(|step| since(step).map(|since| (&step.host, since))).collect()
+    }
+
+    pub(super) fn set(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.unsaved.phase = true;
+    }
+
+    pub(super) fn finish(&mut self, end: End, effects: &mut Vec<Effect>) {
+        match &end {
+            End::Done if self.plan.is_required() => effects.push(self.moved(None, Moved::Done)),
+            End::Blocked { by } => effects.push(self.moved(None, Moved::Blocked(by.clone()))),
+            End::Failed { why: Some(_) } => effects.push(self.moved(None, Moved::Failed)),
+            _ => {}
+        }
+        self.set(Phase::Ended { end });
+    }
+
+    pub(super) fn moved(&self, host: Option<&Host>, what: Moved) -> Effect {
+        Effect::Moved { job: self.plan.job.clone(), host: host.cloned(), what }
+    }
+
+    /// Its turn has come, or something of it has ended: goes as far as it can without waiting. With
+    /// `release` false nothing new begins.
+    pub(super) fn advance(&mut self, now_ms: i64, release: bool, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
+        loop {
+            let before = self.phase.clone();
+            self.advance_once(now_ms, release, ids, effects);
+            if self.phase == before {
+                return;
+            }
+        }
+    }
+
+    fn advance_once(&mut self, now_ms: i64, release: bool, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Held if release => self.begin(now_ms, ids, effects),
+            Phase::Waiting { batch } if release => match self.plan.batches.len() {
+                all if batch < all => self.release_batch(batch, now_ms, ids, effects),
+                _ => self.promote_drained(now_ms, ids, effects),
+            },
+            Phase::Settling if self.in_flight() == 0 => self.settled(effects),
+            Phase::Removing if self.in_flight() == 0 => self.set(Phase::Waiting { batch: 0 }),
+            Phase::Rolling { batch } if self.in_flight() == 0 => self.landed(batch, effects),
+            Phase::Gate { batch } => self.look_at_gate(batch, now_ms, effects),
+            Phase::Pause { batch, attempt, due_ms } if now_ms >= due_ms => {
+                self.call(Stage::Health { batch, attempt }, effects);
+            }
+            Phase::Promoting if self.in_flight() == 0 => self.whole(effects),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
+        if let Some(why) = self.plan.refused.clone() {
+            self.finish(End::Failed { why: Some(why) }, effects);
+        } else if self.plan.post_deploy_only {
+            self.call(Stage::PostDeploy, effects);
+        } else if self.plan.has(HookEvent::PreDeploy) && self.plan.active > 0 && self.plan.may_decide_anew {
+            self.call(Stage::PreDeploy, effects);
+        } else {
+            self.begin_to_move(now_ms, ids, effects);
+        }
+    }
+
+    /// From here on workers change.
+    fn begin_to_move(&mut self, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
+        if !self.plan.rolls() {
+            return self.finish(End::Done, effects);
+        }
+        if self.plan.has(HookEvent::PostDeploy) {
+            effects.push(Effect::PostDeploy { job: self.plan.job.clone(), status: PostDeploy::Pending });
+        }
+        self.release_stops(now_ms, ids, effects);
+    }
+
+    /// Calls the hooks of `stage`.
+    pub(super) fn call(&mut self, stage: Stage, effects: &mut Vec<Effect>) {
+        self.set(Phase::Hooks { stage });
+        effects.push(self.moved(None, Moved::Hooks(stage.event())));
+        effects.push(Effect::Hooks(self.hooks_of(stage)));
+    }
+
+    fn hooks_of(&self, stage: Stage) -> Call {
+        let starts = |batch: usize| self.plan.batches.get(batch).is_some_and(|b| is_start(b));
+        let (targets, batch) = match stage {
+            Stage::PreDeploy | Stage::PostDeploy => (None, None),
+            Stage::JobControl { .. } => (None, None),
+            Stage::Stopped => (Some(self.stopped().collect()), None),
+            Stage::Started { batch } | Stage::Health { batch, .. } => {
+                let kind = starts(batch);
+                let of_kind: Vec<usize> = (0..self.plan.batches.len()).filter(|n| starts(*n) == kind).collect();
+                let number = of_kind.iter().position(|n| *n == batch).unwrap_or_default();
+                (Some(self.ran(batch).collect()), Some((number, of_kind.len(), kind)))
+            }
+        };
+        Call { job: self.plan.job.clone(), stage, targets, batch }
+    }
+
+    /// What a driver that takes over asks for again: hooks that the one before it had begun.
+    pub(super) fn rouse(&self, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Hooks { stage } => effects.push(Effect::Hooks(self.hooks_of(stage))),
+            Phase::Deciding => effects.push(Effect::Decide { job: self.plan.job.clone() }),
+            _ => {}
+        }
+    }
+
+    /// Hooks have ended.
+    pub(super) fn hooked(
+        &mut self,
+        stage: Stage,
+        failures: &[(Option<AllocId>, String)],
+        now_ms: i64,
+        ids: &mut impl Ids,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.phase != (Phase::Hooks { stage }) {
+            return;
+        }
+        let why = |event: HookEvent| {
+            let said: Vec<String> = failures.iter().map(|(_, text)| text.clone()).collect();
+            Some(format!("{}: {}", event.word(), said.join("; ")))
+        };
+        match stage {
+            Stage::PreDeploy if failures.is_empty() => {
+                self.set(Phase::Deciding);
+                effects.push(Effect::Decide { job: self.plan.job.clone() });
+            }
+            Stage::PostDeploy => {
+                let good = failures.is_empty();
+                let status = if good { PostDeploy::Success } else { PostDeploy::Failed };
+                effects.push(Effect::PostDeploy { job: self.plan.job.clone(), status });
+                let end = if good { End::Done } else { End::Failed { why: why(stage.event()) } };
+                self.finish(end, effects);
+            }
+            Stage::Stopped => {
+                for (alloc, text) in failures {
+                    let hit: Vec<AllocId> = alloc.map_or_else(|| self.stopped().collect(), |alloc| vec![alloc]);
+                    hit.into_iter().for_each(|alloc| self.fail(alloc, Why::Hook { problem: text.clone() }, effects));
+                }
+                self.release_removals(now_ms, ids, effects);
+            }
+            Stage::Started { batch } | Stage::JobControl { batch } if failures.is_empty() => {
+                self.set(Phase::Gate { batch });
+            }
+            Stage::Health { batch, .. } if failures.is_empty() => self.promote_batch(batch, effects),
+            Stage::Health { batch, attempt } if attempt + 1 < self.plan.gate_attempts => {
+                let due_ms = now_ms + self.plan.gate_interval_ms;
+                self.set(Phase::Pause { batch, attempt: attempt + 1, due_ms });
+            }
+            // The batch is not promoted: its workers may have changed already.
+            _ => {
+                if let Stage::Health { batch, .. } = stage {
+                    effects.extend(self.ran(batch).map(|alloc_id| Effect::Failed { alloc_id, unhealthy: true }));
+                }
+                self.finish(End::Failed { why: why(stage.event()) }, effects);
+            }
+        }
+    }
+
+    /// The plan that [`Effect::Decide`] asked for.
+    pub(super) fn decided(
+        &mut self,
+        plan: &Result<Box<JobPlan>, String>,
+        now_ms: i64,
+        ids: &mut impl Ids,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.phase != Phase::Deciding {
+            return;
+        }
+        match plan {
+            Ok(plan) => {
+                self.plan = JobPlan::clone(plan);
+                self.unsaved.plan = true;
+                match self.plan.refused.clone() {
+                    Some(why) => self.finish(End::Failed { why: Some(why) }, effects),
+                    None if self.plan.post_deploy_only => self.call(Stage::PostDeploy, effects),
+                    None => self.begin_to_move(now_ms, ids, effects),
+                }
+            }
+            Err(why) => self.finish(End::Failed { why: Some(why.clone()) }, effects),
+        }
+    }
+
+    /// The stops and removals have ended, each as it did: none holds up another.
+    fn settled(&mut self, effects: &mut Vec<Effect>) {
+        if self.plan.has(HookEvent::AfterAllocationStopped) && self.stopped().next().is_some() {
+            self.call(Stage::Stopped, effects);
+        } else {
+            self.set(Phase::Waiting { batch: 0 });
+        }
+    }
+
+    /// Allocations whose stop succeeded in this rollout.
+    fn stopped(&self) -> impl Iterator<Item = AllocId> {
+        let stops = self.plan.settle.iter().filter(|step| step.rest != Rest::Remove { stop: false });
+        stops
+            .map(|step| step.alloc_id)
+            .filter(|alloc| self.flights.get(alloc).is_some_and(|f| matches!(f.fate, Some(Fate::Ran | Fate::Settled))))
+    }
+
+    /// Members of a batch whose action ended well.
+    pub(super) fn ran(&self, batch: usize) -> impl Iterator<Item = AllocId> {
+        let members = self.plan.batches.get(batch).into_iter().flatten().map(|step| step.alloc_id);
+        members.filter(|alloc| self.flights.get(alloc).is_some_and(|f| f.fate == Some(Fate::Ran)))
+    }
+
+    /// All of a batch has landed, well or not.
+    fn landed(&mut self, batch: usize, effects: &mut Vec<Effect>) {
+        let lifecycle = !self.plan.batches[batch].iter().all(|step| step.kind == ActionKind::Sync);
+        let any = self.ran(batch).next().is_some();
+        if self.plan.controls()
+            && self.plan.batches[batch]
+                .iter()
+                .any(|step| !self.flights.get(&step.alloc_id).is_some_and(|f| f.fate == Some(Fate::Ran)))
         {
-            flight.fence = Some(fence);
+            // Hooks in place of the lifecycle act on the job as a whole: on all of it or not at all.
+            self.conclude(batch, effects);
+        } else if any && self.plan.controls() {
+            self.call(Stage::JobControl { batch }, effects);
+        } else if any && lifecycle && self.plan.has(HookEvent::AfterAllocationStarted) {
+            self.call(Stage::Started { batch }, effects);
+        } else if any {
+            self.set(Phase::Gate { batch });
+        } else {
+            self.conclude(batch, effects);
         }
     }
 
-    /// Releases the next batch, if it is its time.
-    pub(super) fn release(&mut self, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
-        let State::Waiting { next } = self.state else { return };
-        let Some(batch) = self.plan.batches.get(next) else {
-            self.state = State::Done;
-            return;
-        };
-        let mut missing = BTreeMap::new();
-        for step in batch {
-            let flight = Flight {
-                action_id: ids.action_id(),
-                released_ms: now_ms,
-                fence: None,
-                picked_up_ms: None,
-                again: 0,
-                problem: None,
-            };
-            effects.push(Effect::Release(self.release_of(step, flight.action_id)));
-            effects.push(self.moved(&step.host, Moved::Released(step.kind)));
-            missing.insert(step.alloc_id, flight);
-        }
-        // One batch ahead: no more agents at once than a batch has.
-        for step in self.plan.batches.get(next + 1).into_iter().flatten().filter(|step| step.from != Some(step.to)) {
-            effects.push(Effect::Prefetch { worker_id: step.worker_id, bundle: step.to });
-        }
-        self.state = State::Awaiting { batch: next, missing, failed: Vec::new() };
-    }
-
-    fn release_of(&self, step: &Move, action_id: ActionId) -> Release {
-        Release {
-            alloc_id: step.alloc_id,
-            worker_id: step.worker_id,
-            bundle: step.to,
-            action_id,
-            kind: step.kind,
-            timeout_s: self.plan.timeout_s,
-            current_version: step.current_version.clone(),
-            new_version: step.new_version.clone(),
-            dir_mode: self.plan.dir_mode,
-        }
-    }
-
-    fn moved(&self, host: &Host, what: Moved) -> Effect {
-        Effect::Moved { job: self.plan.job.clone(), host: host.clone(), what }
-    }
-
-    fn member(&self, batch: usize, alloc: AllocId) -> Option<&Move> {
-        self.plan.batches.get(batch)?.iter().find(|step| step.alloc_id == alloc)
-    }
-
-    /// Takes a report in.
-    pub(super) fn observe(&mut self, observed: &Observed, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
-        let State::Awaiting { batch, missing, .. } = &self.state else { return };
-        let batch = *batch;
-        let (Some(flight), Some(step)) = (missing.get(&observed.alloc_id), self.member(batch, observed.alloc_id))
-        else {
-            return;
-        };
-        let (step, mut flight) = (step.clone(), flight.clone());
-        let has_it = observed.action.as_ref().is_some_and(|(id, _)| *id == flight.action_id);
-        if has_it && flight.picked_up_ms.is_none() {
-            flight.picked_up_ms = Some(now_ms);
-        }
-        flight.problem = observed.problem.clone();
-        match promote::judge(observed, flight.action_id, step.to) {
-            promote::Verdict::Pending => self.keep(observed.alloc_id, flight),
-            promote::Verdict::Good => {
-                let version = step.new_version.clone();
-                effects.push(Effect::Promote { alloc_id: step.alloc_id, bundle: step.to, version });
-                effects.push(self.moved(&step.host, Moved::Promoted(step.kind, observed.duration_ms)));
-                self.settle(step.alloc_id, None);
-            }
-            promote::Verdict::AskAgain if flight.again < MAX_AGAIN => {
-                flight = Flight {
-                    action_id: ids.action_id(),
-                    released_ms: now_ms,
-                    fence: None,
-                    picked_up_ms: None,
-                    again: flight.again + 1,
-                    problem: None,
-                };
-                effects.push(Effect::Release(self.release_of(&step, flight.action_id)));
-                effects.push(self.moved(&step.host, Moved::Again(step.kind)));
-                self.keep(step.alloc_id, flight);
-            }
-            verdict => {
-                let outcome = if let promote::Verdict::Bad(outcome) = verdict { outcome } else { Outcome::Interrupted };
-                let why = Why::Outcome { outcome, tail: observed.tail.clone() };
-                effects.push(self.moved(&step.host, Moved::Failed));
-                self.settle(step.alloc_id, Some(Failed { alloc_id: step.alloc_id, host: step.host, why }));
-            }
-        }
-    }
-
-    /// An agent has accepted `fence`: what was released to it until then is with it.
-    pub(super) fn accepted(&mut self, worker: WorkerId, fence: Fence, now_ms: i64) {
-        let State::Awaiting { batch, missing, .. } = &mut self.state else { return };
-        for step in self.plan.batches.get(*batch).into_iter().flatten().filter(|step| step.worker_id == worker) {
-            if let Some(flight) = missing.get_mut(&step.alloc_id)
-                && flight.picked_up_ms.is_none()
-                && flight.fence.is_some_and(|released| fence >= released)
-            {
-                flight.picked_up_ms = Some(now_ms);
-            }
-        }
-    }
-
-    fn keep(&mut self, alloc: AllocId, flight: Flight) {
-        if let State::Awaiting { missing, .. } = &mut self.state {
-            missing.insert(alloc, flight);
-        }
-    }
-
-    /// A member has ended, well or with a failure; with the last one the batch has.
-    fn settle(&mut self, alloc: AllocId, failure: Option<Failed>) {
-        let State::Awaiting { batch, missing, failed } = &mut self.state else { return };
-        missing.remove(&alloc);
-        failed.extend(failure);
-        if missing.is_empty() {
-            self.state = if !failed.is_empty() {
-                State::Failed { failed: std::mem::take(failed) }
-            } else if *batch + 1 == self.plan.batches.len() {
-                State::Done
-            } else {
-                State::Waiting { next: *batch + 1 }
-            };
-        }
-    }
-
-    /// Whose time is over fails.
-    pub(super) fn tick(&mut self, now_ms: i64, limits: &Limits, effects: &mut Vec<Effect>) {
-        let State::Awaiting { batch, missing, .. } = &self.state else { return };
-        let timeout_ms = i64::try_from(self.plan.timeout_s.saturating_mul(1000)).unwrap_or(i64::MAX);
-        let late: Vec<(AllocId, Why)> = missing
-            .iter()
-            .filter_map(|(alloc, flight)| {
-                let why = match flight.picked_up_ms {
+    /// Whether what ran well is good by its probes, and what was rolled before it still is.
+    fn look_at_gate(&mut self, batch: usize, now_ms: i64, effects: &mut Vec<Effect>) {
+        let lifecycle = self.plan.controls() || !self.plan.batches[batch].iter().all(|s| s.kind == ActionKind::Sync);
+        if self.plan.probes && lifecycle {
+            let waiting: Vec<AllocId> = self.ran(batch).collect();
+            for alloc in waiting {
+                let flight = &self.flights[&alloc];
+                match self.probed.get(&alloc).and_then(|probed| flight.probed(probed)) {
+                    Some(Ok(())) => {}
+                    Some(Err(why)) => self.fail(alloc, why, effects),
                     None => {
-                        let waited_ms = now_ms - flight.released_ms;
-                        (waited_ms >= limits.pickup_ms).then_some(Why::NotPickedUp { waited_ms })
+                        let since = flight.ended_ms.unwrap_or(flight.released_ms);
+                        if now_ms - since < self.plan.gate_limit_ms.saturating_add(GRACE_MS) {
+                            return;
+                        }
+                        let problem = format!("nothing was heard of its probes for {} s", (now_ms - since) / 1000);
+                        self.fail(alloc, Why::Unhealthy { problem }, effects);
                     }
-                    Some(since) => {
-                        let waited_ms = now_ms - since;
-                        let over = waited_ms >= timeout_ms.saturating_add(GRACE_MS);
-                        over.then(|| Why::NoResult { waited_ms, problem: flight.problem.clone() })
-                    }
-                };
-                why.map(|why| (*alloc, why))
-            })
-            .collect();
-        let batch = *batch;
-        for (alloc_id, why) in late {
-            let Some(host) = self.member(batch, alloc_id).map(|step| step.host.clone()) else { continue };
-            effects.push(self.moved(&host, Moved::Failed));
-            self.settle(alloc_id, Some(Failed { alloc_id, host, why }));
+                }
+            }
+            if let Some((host, problem)) = self.sick_before(batch) {
+                let why = format!("{host}, which was rolled before, is not healthy any more: {problem}");
+                return self.finish(End::Failed { why: Some(why) }, effects);
+            }
+        }
+        if self.ran(batch).next().is_none() {
+            self.conclude(batch, effects);
+        } else if lifecycle && self.plan.has(HookEvent::HealthCheck) {
+            self.call(Stage::Health { batch, attempt: 0 }, effects);
+        } else {
+            self.promote_batch(batch, effects);
         }
     }
+
+    /// An allocation of an earlier batch that its probes say is not good now.
+    fn sick_before(&self, batch: usize) -> Option<(&Host, String)> {
+        let before = self.plan.batches.iter().take(batch).flatten();
+        before.filter(|step| self.flights.get(&step.alloc_id).is_some_and(|f| f.fate == Some(Fate::Settled))).find_map(
+            |step| {
+                let probed = self.probed.get(&step.alloc_id).filter(|probed| probed.healthy == Some(false))?;
+                Some((&step.host, probed.problem.clone().unwrap_or_default()))
+            },
+        )
+    }
+
+    fn promote_batch(&mut self, batch: usize, effects: &mut Vec<Effect>) {
+        let ran: Vec<AllocId> = self.ran(batch).collect();
+        for alloc in ran {
+            self.promote(alloc, effects);
+        }
+        self.conclude(batch, effects);
+    }
+
+    /// A batch is over: on with the next, unless more went wrong than the job's budgets allow.
+    fn conclude(&mut self, batch: usize, effects: &mut Vec<Effect>) {
+        let rolled = || self.plan.batches.iter().flatten().filter_map(|step| self.flights.get(&step.alloc_id));
+        let failed = rolled().filter(|f| matches!(f.fate, Some(Fate::Failed { .. }))).count();
+        let away = rolled().filter(|f| f.fate == Some(Fate::Deferred)).count();
+        let stuck = rolled().any(|f| f.fate == Some(Fate::Ran));
+        if failed > self.plan.max_failed || away > self.plan.max_unreachable || stuck {
+            return self.finish(End::Failed { why: None }, effects);
+        }
+        self.defer(batch, effects);
+        self.set(Phase::Waiting { batch: batch + 1 });
+    }
+
+    /// Everything is promoted that could be.
+    fn whole(&mut self, effects: &mut Vec<Effect>) {
+        if self.plan.has(HookEvent::PostDeploy) && self.plan.active > 0 {
+            self.call(Stage::PostDeploy, effects);
+        } else {
+            self.finish(End::Done, effects);
+        }
+    }
+}
+
+/// Whether a batch is one of first starts.
+fn is_start(batch: &[Move]) -> bool {
+    batch.iter().any(|step| step.kind == ActionKind::Start)
 }

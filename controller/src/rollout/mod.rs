@@ -1,24 +1,29 @@
-//! A rollout as a pure machine: jobs of a wave side by side, wave after wave; `job` is one job's way.
-//! No clock, no randomness: the time is an argument and new ids are handed in. The driver carries out
-//! the effects and decides nothing.
+//! A rollout as a pure machine: jobs of a wave side by side, wave after wave; `job` is one job's way,
+//! `lanes` its releases, `flight` one release. No clock, no randomness: the time is an argument and new
+//! ids are handed in. The driver carries out the effects and decides nothing.
 
 pub mod event;
+pub mod flight;
 pub mod job;
-pub mod promote;
+mod lanes;
+pub mod late;
 
 use std::collections::BTreeMap;
 
-use shared::JobName;
+use shared::api::v1::desired::Fence;
+use shared::{AllocId, JobName};
 
 use crate::plan::Plan;
-pub use event::{Effect, Event, Ids, Observed};
-use job::JobRollout;
+pub use event::{Effect, Event, Ids, Observed, Probed, Release, Stage};
+use job::{End, JobRollout, Phase};
 
 /// Limits that are the bucket's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Until work that was not picked up fails, milliseconds.
+    /// Until work that was not picked up is out of reach, milliseconds.
     pub pickup_ms: i64,
+    /// Jobs that roll side by side.
+    pub jobs_at_once: usize,
 }
 
 /// All jobs of a deploy.
@@ -26,18 +31,24 @@ pub struct Limits {
 pub struct Rollout {
     jobs: BTreeMap<JobName, JobRollout>,
     limits: Limits,
+    /// Whose every allocation is.
+    owners: BTreeMap<AllocId, JobName>,
 }
 
 impl Rollout {
     /// Nothing released yet.
     pub fn new(plan: &Plan, limits: Limits) -> Self {
-        let jobs = plan.jobs.iter().map(|job| (job.job.clone(), JobRollout::new(job.clone()))).collect();
-        Self { jobs, limits }
+        Self::resumed(plan.jobs.iter().map(|job| JobRollout::new(job.clone())).collect(), limits)
     }
 
     /// As an earlier driver left it.
     pub fn resumed(jobs: Vec<JobRollout>, limits: Limits) -> Self {
-        Self { jobs: jobs.into_iter().map(|job| (job.plan.job.clone(), job)).collect(), limits }
+        let owned = |job: &JobRollout| {
+            let name = job.plan.job.clone();
+            job.members().map(move |(alloc, _)| (alloc, name.clone())).collect::<Vec<_>>()
+        };
+        let owners = jobs.iter().flat_map(owned).collect();
+        Self { jobs: jobs.into_iter().map(|job| (job.plan.job.clone(), job)).collect(), limits, owners }
     }
 
     /// Every job.
@@ -45,50 +56,114 @@ impl Rollout {
         self.jobs.values()
     }
 
+    /// Every job, for writing what changed.
+    pub fn jobs_mut(&mut self) -> impl Iterator<Item = &mut JobRollout> {
+        self.jobs.values_mut()
+    }
+
+    /// Whether something changed that is not written down.
+    pub fn is_unsaved(&self) -> bool {
+        self.jobs.values().any(JobRollout::is_unsaved)
+    }
+
     /// Whether every job has ended.
     pub fn is_ended(&self) -> bool {
         self.jobs.values().all(JobRollout::is_ended)
+    }
+
+    /// Whether something goes on that a pause waits for.
+    pub fn is_busy(&self) -> bool {
+        self.jobs.values().any(JobRollout::is_busy)
+    }
+
+    /// What a driver that takes over asks for again.
+    pub fn rouse(&self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.jobs.values().for_each(|job| job.rouse(&mut effects));
+        effects
     }
 
     /// Takes `events` in at `now_ms`; with `release` false nothing new is released (a pause).
     pub fn step(&mut self, events: &[Event], now_ms: i64, release: bool, ids: &mut impl Ids) -> Vec<Effect> {
         let mut effects = Vec::new();
         for event in events {
-            match event {
-                Event::Observed(observed) => {
-                    let owner = self.jobs.values_mut().find(|job| job.awaits(observed.alloc_id));
-                    if let Some(job) = owner {
-                        job.observe(observed, now_ms, ids, &mut effects);
-                    }
-                }
-                Event::Accepted(worker, fence) => {
-                    self.jobs.values_mut().for_each(|job| job.accepted(*worker, *fence, now_ms));
-                }
-                Event::Tick => {}
-            }
+            self.take(event, now_ms, ids, &mut effects);
         }
-        for job in self.jobs.values_mut() {
+        for job in self.jobs.values_mut().filter(|job| !job.is_ended()) {
             job.tick(now_ms, &self.limits, &mut effects);
-        }
-        if release {
-            // The lowest wave that has not ended; a job that failed ends its wave like one that is done.
-            let wave = self.jobs.values().filter(|job| !job.is_ended()).map(|job| job.plan.seq).min();
-            for job in self.jobs.values_mut().filter(|job| Some(job.plan.seq) == wave) {
-                job.release(now_ms, ids, &mut effects);
+            if job.phase != Phase::Held {
+                job.advance(now_ms, release, ids, &mut effects);
             }
         }
+        // A job that ends may let the next ones begin, and they may end at once.
+        while release && self.begin_jobs(now_ms, ids, &mut effects) {}
+        effects
+    }
+
+    fn take(&mut self, event: &Event, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Observed(observed) => {
+                if let Some(job) = self.owners.get(&observed.alloc_id).and_then(|name| self.jobs.get_mut(name)) {
+                    job.observe(observed, now_ms, ids, effects);
+                }
+            }
+            Event::Accepted(worker, fence) => {
+                self.jobs.values_mut().for_each(|job| job.accepted(*worker, *fence, now_ms));
+            }
+            Event::Hooked { job, stage, failures } => {
+                if let Some(job) = self.jobs.get_mut(job) {
+                    job.hooked(*stage, failures, now_ms, ids, effects);
+                }
+            }
+            Event::Decided { job, plan } => {
+                if let Some(job) = self.jobs.get_mut(job) {
+                    job.decided(plan, now_ms, ids, effects);
+                    let name = job.plan.job.clone();
+                    let members: Vec<AllocId> = job.members().map(|(alloc, _)| alloc).collect();
+                    self.owners.extend(members.into_iter().map(|alloc| (alloc, name.clone())));
+                }
+            }
+            Event::Tick => {}
+        }
+    }
+
+    /// Lets the jobs begin whose turn it is; whether any did or was held back.
+    fn begin_jobs(&mut self, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) -> bool {
+        // The lowest wave that has not ended; a job that failed ends its wave like one that is done.
+        let Some(wave) = self.jobs.values().filter(|job| !job.is_ended()).map(|job| job.plan.seq).min() else {
+            return false;
+        };
+        // Those that failed by themselves: who waits for one of them, however far, is held back by it.
+        let failed = |job: &&JobRollout| job.end().is_some_and(|end| matches!(end, End::Failed { .. } | End::Aborted));
+        let failed: Vec<JobName> = self.jobs.values().filter(failed).map(|job| job.plan.job.clone()).collect();
+        let mut at_once = self.jobs.values().filter(|job| !job.is_ended() && job.phase != Phase::Held).count();
+        let mut any = false;
+        for job in self.jobs.values_mut().filter(|job| job.phase == Phase::Held && job.plan.seq == wave) {
+            if let Some(by) = failed.iter().find(|name| job.plan.demands.contains(*name)) {
+                // What needs nothing is not held back by anything.
+                let end = if job.plan.is_required() { End::Blocked { by: by.clone() } } else { End::Done };
+                job.finish(end, effects);
+                any = true;
+            } else if at_once < self.limits.jobs_at_once {
+                job.advance(now_ms, true, ids, effects);
+                at_once += usize::from(!job.is_ended());
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Ends what has not ended, because the operator asked for it.
+    pub fn abort(&mut self, now_ms: i64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.jobs.values_mut().filter(|job| !job.is_ended()).for_each(|job| job.abort(now_ms, &mut effects));
         effects
     }
 
     /// The driver has written a release under `fence`.
-    pub fn released_in(&mut self, alloc: shared::AllocId, fence: shared::api::v1::desired::Fence) {
-        for job in self.jobs.values_mut().filter(|job| job.awaits(alloc)) {
+    pub fn released_in(&mut self, alloc: AllocId, fence: Fence) {
+        if let Some(job) = self.owners.get(&alloc).and_then(|name| self.jobs.get_mut(name)) {
             job.released_in(alloc, fence);
         }
-    }
-
-    /// What could be going on now without the driver: whether anything is in flight.
-    pub fn in_flight(&self) -> usize {
-        self.jobs.values().map(JobRollout::in_flight).sum()
     }
 }

@@ -19,7 +19,16 @@ pub struct ServeLock(#[expect(dead_code, reason = "held")] File);
 impl ServeLock {
     /// Takes the lock, or says who has it.
     pub fn take(bucket: &BucketDir) -> Result<Self, Failure> {
-        match Self::try_take(bucket)? {
+        let mut taken = Self::try_take(bucket)?;
+        // Somebody may just be looking whether it is held.
+        for _ in 0..20 {
+            if taken.is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            taken = Self::try_take(bucket)?;
+        }
+        match taken {
             Some(lock) => Ok(lock),
             None => {
                 let by = holder(bucket).unwrap_or_else(|| "another process".to_owned());
@@ -27,6 +36,12 @@ impl ServeLock {
                 Err(Failure::new(Exit::Failed, problem.remedy("use the one that runs, or end it first")))
             }
         }
+    }
+
+    /// Whether somebody serves.
+    pub fn is_held(bucket: &BucketDir) -> bool {
+        let file = File::open(bucket.serve_lock());
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
     }
 
     /// Takes the lock, or `None` when somebody else has it.

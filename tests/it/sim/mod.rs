@@ -1,4 +1,7 @@
-//! The rollout machine in a seeded world that loses, repeats, reorders, fails and forgets.
+//! The planner and the rollout machine in a seeded world that loses, repeats, reorders, fails and forgets.
 
+mod agents;
+mod mutants;
+mod random;
 mod rollout;
 mod world;

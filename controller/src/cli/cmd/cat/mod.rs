@@ -48,7 +48,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 /// Prints the table; an empty one is an error that says what to do.
-fn print(table: &Table, context: &Context, nothing: &str, remedy: &str) -> Result<(), Failure> {
+pub fn print(table: &Table, context: &Context, nothing: &str, remedy: &str) -> Result<(), Failure> {
     if table.is_empty() {
         let problem = Diagnostic::new(Code::NothingToShow, nothing).remedy(remedy);
         return Err(Failure::new(Exit::Failed, problem));

@@ -1,0 +1,245 @@
+//! `maand deploy`.
+#![expect(clippy::disallowed_methods, reason = "edge: a scratch copy of the catalog for -b -n")]
+
+pub mod attend;
+mod problem;
+pub mod progress;
+
+use shared::{Code, Diagnostic, RunId};
+
+use crate::catalog::{Catalog, rollout as rows};
+use crate::cli::Context;
+use crate::cli::cmd::build;
+use crate::cli::filter::Filter;
+use crate::clock;
+use crate::drive::survey::Survey;
+use crate::drive::{Attended, Driver, high_water};
+use crate::failure::{Exit, Failure};
+use crate::plan::{Options, Plan, check, report};
+use crate::serve::ServeLock;
+use crate::telemetry::Line;
+use attend::Attendant;
+
+/// Roll the catalog out: start what is new, restart what changed, skip what is in sync
+///
+/// Jobs of a wave (maand cat jobs: deployment_seq) go side by side, each batch by batch; what passes its
+/// gate is promoted. A job that fails holds back the jobs that demand it, and no other. What is drained or
+/// no longer wanted is stopped first. Agents pull: when no maand serve runs, this serves them for as long
+/// as it lasts.
+#[derive(Debug, Default, clap::Args)]
+#[command(
+    after_long_help = "Examples:\n  maand deploy --dry-run            what would be done, and why\n  maand deploy -b -n                the \
+    same for the workspace as it is now; changes nothing\n  maand deploy --jobs api,web       these jobs alone\n  maand \
+    deploy --force            restart also what is in sync\n  maand deploy --sync-only          files only, no make \
+    target\n  maand deploy --detach             leave it to maand drive\n\nCtrl-C pauses after the batches in flight, twice \
+    leaves at once; maand deploy goes on with it.\nAn agent that does not pick up its work within pickup_timeout \
+    (maand.conf) is out of reach: the job\ngoes on without as many as max_unreachable allows, and maand drive \
+    brings them up to date later.\nExit code 1 when anything failed: every failure is listed at the end."
+)]
+pub struct Args {
+    /// Only these jobs
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    pub jobs: Vec<String>,
+    /// Run maand build first
+    #[arg(short, long)]
+    pub build: bool,
+    /// Print what would be done; change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Roll also what is in sync
+    #[arg(long)]
+    pub force: bool,
+    /// Put files in place and run no make target; refused where a first start is needed
+    #[arg(long)]
+    pub sync_only: bool,
+    /// Begin, and leave the rest to maand drive
+    #[arg(long, conflicts_with = "dry_run")]
+    pub detach: bool,
+}
+
+/// Runs it.
+pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    if args.dry_run {
+        return dry_run(&args, context);
+    }
+    if args.build {
+        build::build_bucket(&context.bucket, &context.ui)?;
+    }
+    deploy(&args, context)
+}
+
+/// For `maand dev`: everything, with `force` also what is in sync.
+pub fn deploy_bucket(context: &Context, force: bool) -> Result<(), Failure> {
+    deploy(&Args { force, ..Args::default() }, context)
+}
+
+fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let database = context.bucket.database();
+    let mut catalog = Catalog::open(&database)?;
+    let mut scratch = None;
+    if args.build {
+        let copy = context.bucket.data().join(format!("scratch-{}.db", std::process::id()));
+        drop(std::fs::remove_file(&copy));
+        catalog.copy_to(&copy)?;
+        let built = build::build_into(&context.bucket, &copy, false, &context.ui);
+        catalog = Catalog::open(&copy)?;
+        scratch = Some(copy);
+        built.inspect_err(|_| remove_scratch(scratch.as_deref()))?;
+    }
+    let served = ServeLock::is_held(&context.bucket);
+    let planned = planned(args, &mut catalog, served);
+    let open = catalog.read(|tx| rows::open(tx));
+    drop(catalog);
+    remove_scratch(scratch.as_deref());
+    let (_, plan, _) = planned?;
+    plan.notes.iter().for_each(|note| context.ui.warn(note));
+    if let Some(open) = open? {
+        let (run, seq) = (open.run, open.update_seq);
+        context.ui.warn(format_args!("deploy {run} (update_seq {seq}) is open: maand deploy goes on with it first"));
+    }
+    if context.ui.wants_json() {
+        context.ui.out_json(&report::json(&plan));
+    } else {
+        report::text(&plan).iter().for_each(|line| context.ui.out(line));
+    }
+    let problems: Vec<Diagnostic> =
+        plan.jobs.iter().filter_map(|job| job.refused.as_ref().map(|why| problem::of_job(&job.job, why))).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::Failed, problems }) }
+}
+
+fn remove_scratch(path: Option<&std::path::Path>) {
+    for suffix in ["", "-wal", "-shm"] {
+        if let Some(path) = path {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            drop(std::fs::remove_file(name));
+        }
+    }
+}
+
+/// What the operator asked for, looked at and planned.
+fn planned(args: &Args, catalog: &mut Catalog, served: bool) -> Result<(Survey, Plan, Options), Failure> {
+    let options = Options { force: args.force, sync_only: args.sync_only, ..Options::default() };
+    let survey = Survey::take(catalog, &options, served, clock::now_ms())?;
+    let snapshot = &survey.snapshot;
+    if snapshot.built_at_ms.is_none() {
+        let problem = Diagnostic::new(Code::NotBuilt, "this bucket has not been built");
+        return Err(Failure::new(Exit::Input, problem.remedy("run maand build")));
+    }
+    let filter = Filter::new(snapshot, &args.jobs, &[])?;
+    let jobs = match args.jobs.is_empty() {
+        true => Default::default(),
+        false => snapshot
+            .allocations
+            .iter()
+            .map(|a| a.job.clone())
+            .chain(snapshot.jobs.iter().map(|j| j.name.clone()))
+            .filter(|job| filter.job(job))
+            .collect(),
+    };
+    let options = Options { jobs, ..options };
+    let plan = plan_of(&survey, &options)?;
+    let asks = |job: &&crate::plan::JobPlan| job.is_required() && (!job.hooks.is_empty() || job.probes);
+    let problems: Vec<Diagnostic> = plan
+        .jobs
+        .iter()
+        .filter(asks)
+        .map(|job| {
+            Diagnostic::new(
+                Code::NotSupportedYet,
+                format!("job {}: hooks and health checks are not supported yet", job.job),
+            )
+            .at(format!("workspace/jobs/{}/manifest.json", job.job))
+            .remedy("take them out, or leave the job out with --jobs")
+        })
+        .collect();
+    if problems.is_empty() { Ok((survey, plan, options)) } else { Err(Failure { exit: Exit::Input, problems }) }
+}
+
+/// The plan, checked.
+pub fn plan_of(survey: &Survey, options: &Options) -> Result<Plan, Failure> {
+    let plan = survey.plan(options);
+    check::check(&plan, &survey.snapshot, options).map_err(|why| {
+        let problem = Diagnostic::new(Code::Bug, format!("the plan contradicts the catalog: {why}"));
+        Failure::new(Exit::Bug, problem.remedy("nothing was changed; please report this"))
+    })?;
+    Ok(plan)
+}
+
+fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
+    let mut attendant = Attendant::new(context)?;
+    let mut catalog = context.catalog()?;
+    // Refused before anything is gone on with: names, and what was never built.
+    planned(args, &mut catalog, attendant.was_served)?;
+    // First what an earlier deploy left open: its agents may be in the middle of it.
+    let open = catalog.read(|tx| rows::open(tx))?;
+    if let Some(open) = &open {
+        let driver = attendant.take_over(&mut catalog, open)?;
+        let seq = driver.update_seq;
+        context.ui.say(format_args!("going on with the deploy that was left open (update_seq {seq})"));
+        attendant.attend(&mut catalog, driver)?;
+    }
+    let (mut survey, plan, options) = planned(args, &mut catalog, attendant.was_served)?;
+    let attended = if args.detach { Attended::Left } else { Attended::Here };
+    let driver = begin(context, &attendant, &mut catalog, &mut survey, &plan, &options, attended)?;
+    if args.detach {
+        return detached(context, &driver);
+    }
+    let promoted = attendant.attend(&mut catalog, driver)?;
+    if context.ui.wants_json() {
+        context.ui.out_json(&promoted);
+    } else {
+        promoted.say(&context.ui);
+    }
+    Ok(())
+}
+
+/// Begins a rollout of `plan`.
+pub fn begin(
+    context: &Context,
+    attendant: &Attendant<'_>,
+    catalog: &mut Catalog,
+    survey: &mut Survey,
+    plan: &Plan,
+    options: &Options,
+    attended: Attended,
+) -> Result<Driver, Failure> {
+    plan.notes.iter().for_each(|note| context.ui.warn(note));
+    for job in plan.jobs.iter().filter(|job| !job.is_required()) {
+        let reason = report::skip_reason(job);
+        context.ui.say(format_args!("deploy: skip job \"{}\" ({reason})", job.job));
+        attendant.log(Line {
+            event: Some("deploy_skip"),
+            maand: "deploy",
+            job: Some(job.job.as_str()),
+            reason: Some(reason),
+            ..Line::default()
+        });
+    }
+    for step in plan.jobs.iter().flat_map(|job| job.batches.iter().flatten()) {
+        if !survey.joined.contains(&step.worker_id) {
+            context.ui.say(format_args!("note: no agent has joined for {0}: run maand agent token {0}", step.host));
+        }
+    }
+    survey.settle(catalog, RunId::from_uuid(clock::run_uuid()), clock::now_ms())?;
+    let snapshot = &survey.snapshot;
+    // The mark first: a sequence that was handed out must never be handed out again.
+    high_water::raise(&context.bucket, snapshot.bucket_id, snapshot.epoch, snapshot.update_seq + 1)?;
+    let whole = (snapshot, plan, options);
+    let driver = Driver::begin(catalog, &context.bucket, whole, attendant.limits, attended)?;
+    high_water::confirm(&context.bucket, snapshot.bucket_id, snapshot.epoch, driver.update_seq)?;
+    Ok(driver)
+}
+
+fn detached(context: &Context, driver: &Driver) -> Result<(), Failure> {
+    let (run, seq) = (driver.run, driver.update_seq);
+    if context.ui.wants_json() {
+        context.ui.out_json(&serde_json::json!({ "run_id": run, "update_seq": seq, "detached": true }));
+        return Ok(());
+    }
+    context.ui.out(run);
+    context
+        .ui
+        .say(format_args!("begun (update_seq {seq}); maand drive goes on with it: watch it with maand rollout watch"));
+    Ok(())
+}

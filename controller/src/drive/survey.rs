@@ -1,0 +1,71 @@
+//! Edge: what a deploy is planned from: the catalog, what agents reported since the last one, who is
+//! there, and the orders that hooks wrote.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::Connection;
+use shared::{JobName, RunId, WorkerId};
+
+use super::step::record;
+use crate::catalog::{self, Catalog, agents, bundles, desired, kv, observed, read};
+use crate::model::Snapshot;
+use crate::plan::{self, Changed, Known, Options, Plan};
+use crate::rollout::{Effect, late};
+
+/// What a deploy is planned from.
+#[derive(Debug)]
+pub struct Survey {
+    /// The catalog, with what was learned late.
+    pub snapshot: Snapshot,
+    /// What was learned late: to be written before anything is built on it.
+    pub late: Vec<Effect>,
+    /// What differs from what was promoted, where that matters.
+    pub changed: Changed,
+    /// Orders that hooks wrote.
+    pub orders: BTreeMap<JobName, String>,
+    /// Workers whose agent is there.
+    pub online: BTreeSet<WorkerId>,
+    /// Workers that an agent has joined for.
+    pub joined: BTreeSet<WorkerId>,
+}
+
+impl Survey {
+    /// Looks at the catalog. Without a maand serve nobody is connected yet: then whoever has joined counts
+    /// as there, and is waited for.
+    pub fn take(catalog: &mut Catalog, options: &Options, is_served: bool, now_ms: i64) -> catalog::Result<Self> {
+        catalog.read(|tx| Self::read(tx, options, is_served, now_ms))
+    }
+
+    fn read(tx: &Connection, options: &Options, is_served: bool, now_ms: i64) -> catalog::Result<Self> {
+        let mut snapshot = read::snapshot(tx)?;
+        let told = desired::at_rest(tx)?;
+        let late =
+            if told.is_empty() { Vec::new() } else { late::learned(&mut snapshot, &told, &observed::allocations(tx)?) };
+        let mut changed = Changed::new();
+        for (alloc, from, to) in plan::compared(&snapshot, options) {
+            if let (Some(from), Some(to)) = (bundles::get(tx, &from)?, bundles::get(tx, &to)?) {
+                changed.insert(alloc, from.changed_paths(&to));
+            }
+        }
+        let joined: BTreeSet<WorkerId> = agents::joined(tx)?.into_keys().collect();
+        let online = if is_served {
+            let contacts = observed::contacts(tx)?;
+            contacts.into_iter().filter(|(_, contact)| contact.is_online(now_ms)).map(|(worker, _)| worker).collect()
+        } else {
+            joined.clone()
+        };
+        Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, joined })
+    }
+
+    /// Plans.
+    pub fn plan(&self, options: &Options) -> Plan {
+        let known = Known { changed: &self.changed, orders: &self.orders, online: &self.online };
+        plan::plan(&self.snapshot, options, &known)
+    }
+
+    /// Writes down what was learned late.
+    pub fn settle(&mut self, catalog: &mut Catalog, run: RunId, now_ms: i64) -> catalog::Result<()> {
+        let late = std::mem::take(&mut self.late);
+        if late.is_empty() { Ok(()) } else { catalog.write(|tx| record(tx, &late, run, now_ms)) }
+    }
+}
