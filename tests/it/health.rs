@@ -50,7 +50,7 @@ fn a_jobs_health_is_known_at_the_controller_and_again_after_the_agent_was_killed
     bucket.recording_job("api", &json!({"selectors": ["all"], "health_check": checks}));
     bucket.maand(&["build"]).expect(0);
     assert_eq!(bucket.cat("deployments")[0]["health"], "unknown");
-    let mut spec = checks.clone();
+    let mut spec = checks;
     for (key, value) in [("timeout_s", 10), ("attempts", 2), ("interval_s", 1), ("every_s", 1)] {
         spec[key] = value.into();
     }
