@@ -18,7 +18,7 @@ use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::tls::{Trust, Verifier};
 use crate::work::Workshop;
-use crate::{poll, reconcile, run};
+use crate::{health, poll, reconcile, run};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -151,6 +151,8 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
     let layout = Layout::new(&config.root, config.bucket_id);
     let (ledger, session) = Ledger::open(&layout)?;
     let ledger = Arc::new(ledger);
+    // For checks of jobs that speak TLS; the agent's own client names its provider.
+    let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let identity = Identity::new(&config.state, config.bucket_id).load()?;
     let name = shared::token::controller_name(config.bucket_id);
     let unusable = |error: &dyn std::error::Error| {
@@ -184,6 +186,7 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         tokio::select! {
             () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
             () = reporting => {}
+            () = health::watch(shop.clone()) => {}
             _ = term.recv() => {}
             _ = int.recv() => {}
         }

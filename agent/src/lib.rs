@@ -17,6 +17,7 @@ pub mod config;
 pub mod facts;
 pub mod failpoint;
 pub mod fetch;
+pub mod health;
 pub mod identity;
 pub mod join;
 pub mod logs;

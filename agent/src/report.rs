@@ -2,12 +2,13 @@
 //! ledger when it is sent, so a result and its report are one and the same durable row.
 #![expect(clippy::disallowed_methods, reason = "edge: the kernel's boot id")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::api::v1::facts::WorkerFacts;
+use shared::api::v1::health::ObservedHealth;
 use shared::api::v1::report::{MAX_PATHS, ObservedAllocation, Phase, Report};
 use shared::backoff::Backoff;
 use shared::{AllocId, JobName};
@@ -15,6 +16,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::client::Client;
+use crate::health::schedule::News;
 use crate::reconcile::{Place, Row};
 use crate::state::ledger::Ledger;
 use crate::{clock, facts};
@@ -30,6 +32,8 @@ pub struct Transient {
     doing: Mutex<HashMap<AllocId, Doing>>,
     /// Why the last desired state was refused.
     refused: Mutex<Option<String>>,
+    /// How each job that has checks answers.
+    health: Mutex<BTreeMap<AllocId, ObservedHealth>>,
     /// Counts what is worth a report, so that one report answers for all that came before it.
     news: AtomicU64,
     now: Notify,
@@ -100,6 +104,16 @@ impl Transient {
         }
     }
 
+    /// How each job that has checks answers, and how much that is worth telling.
+    pub fn health(&self, observed: BTreeMap<AllocId, ObservedHealth>, news: News) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = observed;
+        match news {
+            News::None => {}
+            News::Soon => self.report_soon(),
+            News::Now => self.report_now(),
+        }
+    }
+
     /// Something is worth a report at once.
     pub fn report_now(&self) {
         self.news.fetch_add(1, Ordering::SeqCst);
@@ -118,7 +132,7 @@ impl Transient {
 }
 
 /// What of a row the controller is told.
-fn observed(row: Row, doing: Option<Doing>) -> ObservedAllocation {
+fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> ObservedAllocation {
     let (phase, problem) = doing.map_or((Phase::Idle, None), |doing| (doing.phase, doing.problem));
     let first = |mut paths: Vec<_>| {
         paths.truncate(MAX_PATHS);
@@ -137,6 +151,7 @@ fn observed(row: Row, doing: Option<Doing>) -> ObservedAllocation {
         problem,
         drift: first(row.drift),
         unmanaged: first(row.unmanaged),
+        health,
     }
 }
 
@@ -203,15 +218,17 @@ fn report(
 ) -> crate::state::ledger::Result<Report> {
     let accepted = ledger.accepted()?.map(|(accepted, _)| accepted.fence);
     let mut doing = transient.doing();
+    let mut health = transient.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut allocations: Vec<_> = ledger
         .rows()?
         .into_iter()
-        .map(|row| (doing.remove(&row.alloc_id), row))
-        .map(|(d, row)| observed(row, d))
+        .map(|row| (doing.remove(&row.alloc_id), health.remove(&row.alloc_id), row))
+        .map(|(doing, health, row)| observed(row, doing, health))
         .collect();
     // Whose first files are on their way has no row yet, and may be held up all the same.
-    allocations
-        .extend(doing.into_iter().map(|(alloc, doing)| observed(Row::new(alloc, doing.job.clone()), Some(doing))));
+    allocations.extend(
+        doing.into_iter().map(|(alloc, doing)| observed(Row::new(alloc, doing.job.clone()), Some(doing), None)),
+    );
     Ok(Report {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         session,

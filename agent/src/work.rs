@@ -15,6 +15,7 @@ use shared::backoff::Backoff;
 use shared::diagnostic::chain;
 use shared::{ActionKind, AllocId, Bundle, BundleDigest, JobName};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::apply::activate;
 use crate::apply::plan::{Change, holds_private, plan};
@@ -45,6 +46,8 @@ pub struct Workshop {
     pub net: Handle,
     /// What reports say beyond the ledger.
     pub transient: Arc<Transient>,
+    /// What health checks depend on has moved: what is wanted, or what runs.
+    pub stirred: Notify,
     desired: Mutex<Arc<DesiredState>>,
     busy: Mutex<HashSet<AllocId>>,
     /// Fetching and activating, one at a time.
@@ -85,7 +88,13 @@ impl Workshop {
         let (desired, busy) = (Mutex::new(Arc::new(desired)), Mutex::new(HashSet::new()));
         let moved = (Mutex::new(0), Condvar::new());
         let (turn, sending, early) = (Mutex::new(()), Mutex::new(()), Mutex::new(BTreeMap::new()));
-        Arc::new(Self { ledger, layout, client, net, transient, desired, busy, turn, sending, early, moved })
+        let stirred = Notify::new();
+        Arc::new(Self { ledger, layout, client, net, transient, stirred, desired, busy, turn, sending, early, moved })
+    }
+
+    /// What is wanted.
+    pub fn desired(&self) -> Arc<DesiredState> {
+        lock(&self.desired).clone()
     }
 
     /// A newer desired state was accepted.
@@ -94,6 +103,7 @@ impl Workshop {
         *lock(&self.desired) = Arc::new(desired);
         *lock(&self.moved.0) += 1;
         self.moved.1.notify_all();
+        self.stirred.notify_one();
         self.dispatch();
     }
 
@@ -287,6 +297,7 @@ impl Workshop {
         row.action = Some(ObservedAction { id: action.id, outcome: None, started_ms, duration_ms: 0, tail: None });
         // Durable before make starts: whatever happens now, this id is never run again.
         self.save(&row)?;
+        self.stirred.notify_one();
         failpoint::hit("run::recorded");
         let dir = self.layout.run(action.id);
         let spec = run::Spec {
@@ -420,6 +431,7 @@ impl Workshop {
         row.running = None;
         row.action = Some(ObservedAction { id: action.id, outcome: Some(outcome), started_ms, duration_ms, tail });
         self.save(&row)?;
+        self.stirred.notify_one();
         failpoint::hit("result::after");
         run::prune(&self.layout.runs(), &self.runs_in_use(), KEPT_RUNS);
         Ok(())
@@ -430,7 +442,8 @@ impl Workshop {
         rows.into_iter().filter_map(|row| row.running.map(|r| self.layout.run(r.action.id))).collect()
     }
 
-    fn environment(&self, desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeMap<String, String> {
+    /// The environment of an allocation's make targets and checks.
+    pub fn environment(&self, desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeMap<String, String> {
         let mut env: BTreeMap<String, String> = ["PATH", "HOME", "LANG"]
             .into_iter()
             .filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?)))

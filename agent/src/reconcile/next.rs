@@ -105,6 +105,7 @@ mod tests {
             current_version: "0.0.0".into(),
             new_version: "1.0.0".into(),
             dir_mode: None,
+            health: None,
             action,
         }
     }

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState, Fence, RunState};
+use shared::api::v1::health::HealthSpec;
 use shared::{BundleDigest, WorkerId};
 
 use super::{During, Error, Result, from_json, parsed};
@@ -50,7 +51,7 @@ pub fn state(connection: &Connection, worker: WorkerId) -> Result<Option<Desired
 pub fn allocations(connection: &Connection, worker: WorkerId) -> Result<Vec<DesiredAllocation>> {
     let mut select = connection
         .prepare_cached(
-            "SELECT alloc_id, job, state, disabled, bundle, current_version, new_version, action, dir_mode \
+            "SELECT alloc_id, job, state, disabled, bundle, current_version, new_version, action, dir_mode, health \
              FROM desired_allocation WHERE worker_id = ?1 ORDER BY job, alloc_id",
         )
         .during("reading desired allocations")?;
@@ -67,7 +68,7 @@ pub fn allocations(connection: &Connection, worker: WorkerId) -> Result<Vec<Desi
 pub fn at_rest(connection: &Connection) -> Result<Vec<DesiredAllocation>> {
     let mut select = connection
         .prepare_cached(
-            "SELECT d.alloc_id, d.job, d.state, d.disabled, d.bundle, d.current_version, d.new_version, d.action, d.dir_mode \
+            "SELECT d.alloc_id, d.job, d.state, d.disabled, d.bundle, d.current_version, d.new_version, d.action, d.dir_mode, d.health \
              FROM desired_allocation d JOIN rolled r USING (alloc_id) LEFT JOIN promoted p USING (alloc_id) \
              WHERE d.action IS NOT NULL AND (d.state = 'absent' OR (d.state = 'stopped' AND (r.may_run OR d.bundle <> p.bundle \
                OR d.new_version <> p.version)))",
@@ -94,6 +95,7 @@ fn allocation(row: &Row<'_>) -> Result<DesiredAllocation> {
         new_version: text(6)?,
         action: optional(7)?.map(|json| from_json::<DesiredAction>("desired_allocation.action", &json)).transpose()?,
         dir_mode: row.get(8).during("reading a desired allocation")?,
+        health: optional(9)?.map(|json| from_json::<HealthSpec>("desired_allocation.health", &json)).transpose()?,
     })
 }
 

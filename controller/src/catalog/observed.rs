@@ -261,6 +261,7 @@ pub fn difference(promoted: Option<&Promoted>, observed: Option<&ObservedAllocat
         return Some(problem.clone());
     }
     let outcome = observed.action.as_ref().and_then(|action| action.outcome.as_ref());
+    let problem = observed.health.as_ref().and_then(|health| health.problem.as_deref());
     let said = match (observed.phase, outcome) {
         (Phase::Fetching, _) => "fetching".to_owned(),
         (Phase::Applying, _) => "applying".to_owned(),
@@ -272,6 +273,7 @@ pub fn difference(promoted: Option<&Promoted>, observed: Option<&ObservedAllocat
         (Phase::Idle, Some(Outcome::Ok) | None) if observed.bundle != promoted.map(|p| p.bundle) => {
             observed.bundle.map_or_else(|| "no files".to_owned(), |bundle| format!("has {}", bundle.short()))
         }
+        (Phase::Idle, _) if problem.is_some() => format!("unhealthy: {}", problem.unwrap_or_default()),
         (Phase::Idle, _) if !observed.drift.is_empty() => format!("{} files edited there", observed.drift.len()),
         (Phase::Idle, _) => return None,
     };

@@ -131,12 +131,13 @@ fn write_release(connection: &Connection, release: &Release, run: RunId) -> Resu
     let (id, kind) = release.action;
     let action =
         to_json("desired_allocation.action", &DesiredAction { id, kind, timeout_s: release.timeout_s, run_id: run })?;
+    let health = release.health.as_ref().map(|spec| to_json("desired_allocation.health", spec)).transpose()?;
     // A drain leaves the files as they are; so does nothing else.
     let keeps = release.state == RunState::Stopped && release.bundle.is_none();
     connection
         .prepare_cached(
             "UPDATE desired_allocation SET state = ?2, disabled = ?3, bundle = iif(?4, bundle, ?5), \
-               current_version = ?6, new_version = ?7, action = ?8, dir_mode = ?9 WHERE alloc_id = ?1",
+               current_version = ?6, new_version = ?7, action = ?8, dir_mode = ?9, health = ?10 WHERE alloc_id = ?1",
         )
         .and_then(|mut update| {
             update.execute(params![
@@ -148,7 +149,8 @@ fn write_release(connection: &Connection, release: &Release, run: RunId) -> Resu
                 release.current_version,
                 release.new_version,
                 action,
-                release.dir_mode
+                release.dir_mode,
+                health
             ])
         })
         .during("releasing an allocation")?;

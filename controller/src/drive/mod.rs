@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use shared::api::v1::desired::Fence;
+use shared::api::v1::health::HealthState;
 use shared::{ActionId, Host, JobName, RunId, WorkerId};
 
 use crate::catalog::rollout::{self as rows, Header, Request, State};
@@ -22,7 +23,7 @@ use crate::model::Snapshot;
 use crate::paths::BucketDir;
 use crate::plan::{Options, Plan};
 use crate::rollout::event::Moved;
-use crate::rollout::{Event, Ids, Limits, Observed, Rollout};
+use crate::rollout::{Event, Ids, Limits, Observed, Probed, Rollout};
 use crate::serve::notify::wake;
 
 /// How long a lease is good, milliseconds.
@@ -273,7 +274,16 @@ impl Driver {
                 tail: action.as_ref().and_then(|action| action.tail.clone()),
                 duration_ms: action.as_ref().map_or(0, |action| action.duration_ms),
                 action: action.map(|action| (action.id, action.outcome)),
-                health: None,
+                health: observed.health.map(|health| Probed {
+                    action: health.action,
+                    healthy: match health.state {
+                        HealthState::Healthy => Some(true),
+                        HealthState::Unhealthy => Some(false),
+                        HealthState::Unknown => None,
+                    },
+                    spent: health.is_final,
+                    problem: health.problem,
+                }),
             })
         }));
         Ok((events, mark, request))

@@ -10,10 +10,11 @@ pub mod report;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use shared::api::v1::health::HealthSpec;
 use shared::{ActionKind, AllocId, BundleDigest, Host, JobName, RelPath, WorkerId};
 
 use crate::model::job::DEFAULT_ACTION_TIMEOUT_S;
-use crate::model::{Allocation, HookEvent, JobSpec, PostDeploy, Snapshot};
+use crate::model::{Allocation, HookEvent, JobSpec, PostDeploy, Snapshot, health};
 use action::{Asked, Decision};
 
 /// What the operator asked for.
@@ -172,7 +173,10 @@ pub struct JobPlan {
     /// Whether its pre_deploy hooks may still change what is rolled.
     #[serde(default)]
     pub may_decide_anew: bool,
-    /// Whether its agents probe it.
+    /// What its agents ask of it while it runs.
+    #[serde(default)]
+    pub health: Option<HealthSpec>,
+    /// Whether a gate waits for what they say.
     #[serde(default)]
     pub probes: bool,
     /// Tries of a gate.
@@ -366,6 +370,7 @@ impl One<'_> {
             hooks,
             may_decide_anew: options.catch_up.is_none(),
             probes: !spec.health_check.checks.is_empty() && !options.sync_only,
+            health: health::spec(spec),
             gate_attempts: spec.health_check.attempts,
             gate_interval_ms: millis(spec.health_check.interval_s),
             gate_limit_ms: millis(

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shared::api::v1::desired::{Fence, RunState};
+use shared::api::v1::health::HealthSpec;
 use shared::api::v1::report::Outcome;
 use shared::{ActionId, ActionKind, AllocId, BundleDigest, Host, JobName, WorkerId};
 
@@ -265,6 +266,8 @@ pub struct Release {
     pub new_version: String,
     /// Permission bits of the job's directory, when its manifest sets them.
     pub dir_mode: Option<u32>,
+    /// What its agent asks of it while it runs.
+    pub health: Option<HealthSpec>,
 }
 
 /// Where ids come from: randomness is the driver's.

@@ -105,6 +105,7 @@ impl JobRollout {
             current_version: step.current_version.clone(),
             new_version: step.new_version.clone(),
             dir_mode: self.plan.dir_mode,
+            health: self.plan.health.clone(),
         }
     }
 
@@ -140,6 +141,7 @@ impl JobRollout {
             current_version: step.current_version.clone(),
             new_version: step.new_version.clone(),
             dir_mode: self.plan.dir_mode,
+            health: self.plan.health.clone(),
         }
     }
 

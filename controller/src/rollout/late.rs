@@ -102,6 +102,7 @@ mod tests {
             new_version: "2.0.0".into(),
             action: Some(DesiredAction { id, kind, timeout_s: 1, run_id }),
             dir_mode: None,
+            health: None,
         }
     }
 
@@ -122,6 +123,7 @@ mod tests {
             problem: None,
             drift: vec![],
             unmanaged: vec![],
+            health: None,
         };
         [(observed.alloc_id, observed)].into()
     }

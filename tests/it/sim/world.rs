@@ -467,6 +467,7 @@ impl World {
                 new_version: release.new_version.clone(),
                 action: Some(DesiredAction { id, kind, timeout_s: 1, run_id: RunId::from_uuid(Uuid::from_u128(1)) }),
                 dir_mode: None,
+                health: None,
             })
         };
         self.told.iter().filter_map(row).filter(|row| row.state != RunState::Running).collect()
@@ -491,6 +492,7 @@ impl World {
                 problem: None,
                 drift: vec![],
                 unmanaged: vec![],
+                health: None,
             };
             (*alloc, observed)
         };

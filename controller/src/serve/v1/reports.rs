@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
-use shared::api::v1::report::Report;
+use shared::api::v1::report::{ObservedAllocation, Report};
 
 use crate::catalog::observed::{self, Accepted};
 use crate::clock;
@@ -24,10 +24,11 @@ pub(super) async fn report(
     Caller(worker): Caller,
     report: Result<Json<Report>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
-    let Json(report) = report.map_err(rejected)?;
+    let Json(mut report) = report.map_err(rejected)?;
     if report.allocations.len() > MAX_ALLOCATIONS {
         return Err(Refusal::bad("more allocations than a worker can have"));
     }
+    report.allocations.iter_mut().for_each(ObservedAllocation::bound);
     let now_ms = clock::now_ms();
     let refused = report.refused.clone();
     let accepted =

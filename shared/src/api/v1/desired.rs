@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthSpec;
 use crate::{ActionId, ActionKind, AllocId, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
 
 /// What orders desired states: a newer one is greater, field by field from the left.
@@ -103,6 +104,9 @@ pub struct DesiredAllocation {
     /// Permission bits of the job's directory, where its manifest sets them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir_mode: Option<u32>,
+    /// What to ask of it while it runs; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
 }
 
 /// What should be true of an allocation. Only `Absent` and `Purged` remove anything.

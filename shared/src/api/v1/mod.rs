@@ -4,6 +4,7 @@ pub mod desired;
 pub mod enrol;
 pub mod error;
 pub mod facts;
+pub mod health;
 pub mod logs;
 pub mod report;
 pub mod want;

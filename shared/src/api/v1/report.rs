@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::desired::Fence;
 use super::facts::WorkerFacts;
+use super::health::{self, ObservedHealth};
 use crate::{ActionId, AllocId, BundleDigest, JobName, RelPath};
 
 /// Most paths listed under drift or unmanaged; the rest is a count.
@@ -65,6 +66,29 @@ pub struct ObservedAllocation {
     /// Files that no bundle put there, outside `data/`, `logs/` and `bin/`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmanaged: Vec<RelPath>,
+    /// How it answers; `None` when nothing is asked of it, or its agent does not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ObservedHealth>,
+}
+
+impl ObservedAllocation {
+    /// Cuts what is longer than the wire allows: a report is stored only in bounds.
+    pub fn bound(&mut self) {
+        let cut = |text: &mut Option<String>, limit: usize| {
+            if let Some(text) = text {
+                text.truncate(text.floor_char_boundary(limit));
+            }
+        };
+        cut(&mut self.problem, MAX_TAIL);
+        if let Some(action) = &mut self.action {
+            cut(&mut action.tail, MAX_TAIL);
+        }
+        if let Some(health) = &mut self.health {
+            cut(&mut health.problem, health::MAX_PROBLEM);
+        }
+        self.drift.truncate(MAX_PATHS);
+        self.unmanaged.truncate(MAX_PATHS);
+    }
 }
 
 /// Where an allocation's work stands.

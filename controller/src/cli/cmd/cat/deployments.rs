@@ -3,12 +3,15 @@
 
 use serde_json::Value;
 use shared::BundleDigest;
+use shared::api::v1::health::HealthState;
+use shared::api::v1::report::ObservedAllocation;
 
 use crate::catalog::{observed, read};
 use crate::cli::Context;
 use crate::cli::filter::Filter;
 use crate::cli::table::Table;
 use crate::failure::Failure;
+use crate::model::{Allocation, Snapshot};
 
 /// List each allocation's rollout state
 #[derive(Debug, Default, clap::Args)]
@@ -16,7 +19,8 @@ use crate::failure::Failure;
     after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
     version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  removed   no longer wanted \
     here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last. `agent` is empty while\nthe \
-    worker has what was promoted; otherwise it says what the agent reported."
+    worker has what was promoted and it is well; otherwise it says what the agent reported.\n\nhealth: healthy, unhealthy, unknown \
+    (not checked: it does not run, or has only just been started),\n- without health_check in the manifest."
 )]
 pub struct Args {
     /// Only these jobs
@@ -47,6 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         "disabled",
         "removed",
         "agent",
+        "health",
     ]);
     let hash = |digest: Option<BundleDigest>| digest.map_or(Value::Null, |digest| digest.short().into());
     for allocation in snapshot.allocations.iter().filter(|a| filter.job(&a.job) && filter.worker(&a.host)) {
@@ -67,6 +72,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             allocation.disabled.into(),
             allocation.removed.into(),
             said.map_or(Value::Null, Value::from),
+            health(&snapshot, allocation, reported.get(&allocation.alloc_id)).into(),
         ]);
     }
     super::print(
@@ -75,4 +81,14 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         "there are no deployments",
         "compare the jobs' selectors with the workers' labels (maand cat jobs, maand cat workers), then run maand build",
     )
+}
+
+/// The word for how a job answers; only what should run and has checks has one.
+fn health(snapshot: &Snapshot, allocation: &Allocation, reported: Option<&ObservedAllocation>) -> &'static str {
+    let job = snapshot.jobs.iter().find(|job| job.name == allocation.job);
+    if !allocation.is_active() || job.is_none_or(|job| job.spec.health_check.checks.is_empty()) {
+        return "-";
+    }
+    let seen = reported.and_then(|reported| reported.health.as_ref());
+    seen.map_or(HealthState::Unknown, |health| health.state).word()
 }

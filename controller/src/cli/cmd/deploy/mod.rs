@@ -139,18 +139,15 @@ fn planned(args: &Args, catalog: &mut Catalog, served: bool) -> Result<(Survey, 
     };
     let options = Options { jobs, ..options };
     let plan = plan_of(&survey, &options)?;
-    let asks = |job: &&crate::plan::JobPlan| job.is_required() && (!job.hooks.is_empty() || job.probes);
+    let asks = |job: &&crate::plan::JobPlan| job.is_required() && !job.hooks.is_empty();
     let problems: Vec<Diagnostic> = plan
         .jobs
         .iter()
         .filter(asks)
         .map(|job| {
-            Diagnostic::new(
-                Code::NotSupportedYet,
-                format!("job {}: hooks and health checks are not supported yet", job.job),
-            )
-            .at(format!("workspace/jobs/{}/manifest.json", job.job))
-            .remedy("take them out, or leave the job out with --jobs")
+            Diagnostic::new(Code::NotSupportedYet, format!("job {}: hooks are not supported yet", job.job))
+                .at(format!("workspace/jobs/{}/manifest.json", job.job))
+                .remedy("take them out, or leave the job out with --jobs")
         })
         .collect();
     if problems.is_empty() { Ok((survey, plan, options)) } else { Err(Failure { exit: Exit::Input, problems }) }
