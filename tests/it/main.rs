@@ -8,6 +8,7 @@ mod architecture;
 mod deploy;
 mod dev;
 mod faults;
+mod incremental;
 mod join;
 mod namespaces;
 mod rules;
