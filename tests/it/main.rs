@@ -9,6 +9,7 @@ mod deploy;
 mod dev;
 mod faults;
 mod health;
+mod incremental;
 mod join;
 mod namespaces;
 mod rules;

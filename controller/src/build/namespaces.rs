@@ -1,7 +1,7 @@
 //! Decides the key-values that build owns (`spec/behaviour.md` 3.4). Made when asked for: of a hundred
 //! thousand allocations few have a template that reads their namespace.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use shared::{BucketId, Host, JobName, Name};
 
@@ -36,12 +36,39 @@ struct Facts {
     placed: Vec<Host>,
     /// Where in `placed` a host is.
     index: HashMap<Host, usize>,
-    /// Digest of what the allocations' namespaces are made of.
+    /// Digest of `placed`.
     placement: [u8; 32],
 }
 
-fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+/// What is taken of a namespace: one rule makes them all, and only the values that are wanted.
+enum Taken<'a> {
+    All(Keys),
+    One(&'a str, Option<Value>),
+}
+
+impl Taken<'_> {
+    fn put(&mut self, key: impl AsRef<str> + Into<String>, value: impl FnOnce() -> String) {
+        match self {
+            Self::All(keys) => drop(keys.insert(key.into(), Value::plain(value().trim()))),
+            Self::One(wanted, found) if *wanted == key.as_ref() => *found = Some(Value::plain(value().trim())),
+            Self::One(..) => {}
+        }
+    }
+
+    fn put_all<'b>(&mut self, pairs: impl IntoIterator<Item = (&'b String, &'b String)>) {
+        pairs.into_iter().for_each(|(key, value)| self.put(key.as_str(), || value.clone()));
+    }
+}
+
+fn joined<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+    let mut text = String::new();
+    for item in items {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(item.as_ref());
+    }
+    text
 }
 
 fn number(value: f64) -> String {
@@ -102,8 +129,7 @@ impl Derived {
             }
         }
         for facts in facts.values_mut() {
-            let mut print = Fingerprint::new("maand-placement-1");
-            print.part(facts.spec.deploy_version());
+            let mut print = Fingerprint::new("maand-placement-2");
             facts.placed.iter().for_each(|host| print.part(host.as_str()));
             facts.placement = print.finish();
         }
@@ -145,104 +171,122 @@ impl Derived {
         variables.into_iter().flatten().map(|(key, value)| (key.clone(), Value::plain(value.trim()))).collect()
     }
 
-    /// Digest of what the namespaces of the job's allocations are made of.
+    /// Digest of where the job is, in order: what its allocations' indexes and peers are made of.
     pub fn placement_digest(&self, job: &JobName) -> [u8; 32] {
         self.jobs.get(job).map_or([0; 32], |facts| facts.placement)
     }
 
+    /// Digest of all that the namespaces of the job's allocations are made of.
+    pub fn allocations_digest(&self, job: &JobName) -> [u8; 32] {
+        let mut print = Fingerprint::new("maand-allocations-1");
+        print.part(self.placement_digest(job));
+        print.part(self.jobs.get(job).map(|facts| facts.spec.deploy_version()).unwrap_or_default());
+        print.finish()
+    }
+
     /// The keys of a namespace that build owns; certificates are not among them.
     pub fn keys(&self, namespace: &Namespace) -> Keys {
-        let mut keys: BTreeMap<String, String> = BTreeMap::new();
+        let mut taken = Taken::All(Keys::new());
+        self.take(namespace, &mut taken);
+        if let Taken::All(keys) = taken { keys } else { Keys::new() }
+    }
+
+    /// One of them.
+    pub fn get(&self, namespace: &Namespace, key: &str) -> Option<Value> {
+        let mut taken = Taken::One(key, None);
+        self.take(namespace, &mut taken);
+        if let Taken::One(_, found) = taken { found } else { None }
+    }
+
+    fn take(&self, namespace: &Namespace, keys: &mut Taken<'_>) {
         match namespace {
-            Namespace::Bucket => self.bucket_keys(&mut keys),
-            Namespace::BucketVars => keys.extend(self.variables.clone()),
-            Namespace::Workers => self.workers_keys(&mut keys),
-            Namespace::Worker(host) => self.worker_keys(host, &mut keys),
-            Namespace::Tags(host) => {
-                keys.extend(self.workers.get(host).map(|worker| worker.tags.clone()).unwrap_or_default());
-            }
-            Namespace::Job(job) => self.job_keys(job, &mut keys),
+            Namespace::Bucket => self.bucket_keys(keys),
+            Namespace::BucketVars => keys.put_all(&self.variables),
+            Namespace::Workers => self.workers_keys(keys),
+            Namespace::Worker(host) => self.worker_keys(host, keys),
+            Namespace::Tags(host) => keys.put_all(self.workers.get(host).into_iter().flat_map(|worker| &worker.tags)),
+            Namespace::Job(job) => self.job_keys(job, keys),
             Namespace::JobOverrides(job) => {
-                keys.extend(self.jobs.get(job).map(|facts| facts.overrides.clone()).unwrap_or_default());
+                keys.put_all(self.jobs.get(job).into_iter().flat_map(|facts| &facts.overrides));
             }
-            Namespace::Allocation(job, host) => self.allocation_keys(job, host, &mut keys),
+            Namespace::Allocation(job, host) => self.allocation_keys(job, host, keys),
             Namespace::JobVars(_) | Namespace::JobSecrets(_) => {}
         }
-        keys.into_iter().map(|(key, value)| (key, Value::plain(value.trim()))).collect()
     }
 
-    fn bucket_keys(&self, keys: &mut BTreeMap<String, String>) {
-        let running: BTreeSet<&JobName> =
-            self.jobs.iter().filter(|(_, facts)| !facts.active.is_empty()).map(|(job, _)| job).collect();
-        for facts in running.iter().filter_map(|job| self.jobs.get(*job)) {
-            keys.extend(facts.spec.ports.iter().map(|(name, port)| (name.to_string(), port.to_string())));
+    fn bucket_keys(&self, keys: &mut Taken<'_>) {
+        let running: BTreeMap<&JobName, &Facts> =
+            self.jobs.iter().filter(|(_, facts)| !facts.active.is_empty()).collect();
+        for (name, port) in running.values().flat_map(|facts| &facts.spec.ports) {
+            keys.put(name.as_str(), || port.to_string());
         }
-        keys.insert("bucket_id".into(), self.bucket.to_string());
-        keys.insert("jobs".into(), joined(self.jobs.keys()));
-        keys.insert("activejobs".into(), joined(running));
+        keys.put("bucket_id", || self.bucket.to_string());
+        keys.put("jobs", || joined(self.jobs.keys()));
+        keys.put("activejobs", || joined(running.keys()));
     }
 
-    fn workers_keys(&self, keys: &mut BTreeMap<String, String>) {
-        keys.insert("certs/ca.crt".into(), self.ca.clone());
+    fn workers_keys(&self, keys: &mut Taken<'_>) {
+        keys.put("certs/ca.crt", || self.ca.clone());
         for (label, hosts) in &self.labels {
-            keys.insert(format!("{label}_label_id"), id_of(self.bucket, "label", label.as_str()));
-            keys.insert(format!("{label}_workers"), joined(hosts));
-            keys.insert(format!("{label}_workers_length"), hosts.len().to_string());
+            keys.put(format!("{label}_label_id"), || id_of(self.bucket, "label", label.as_str()));
+            keys.put(format!("{label}_workers"), || joined(hosts));
+            keys.put(format!("{label}_workers_length"), || hosts.len().to_string());
             for (at, host) in hosts.iter().enumerate() {
-                keys.insert(format!("{label}_{at}"), host.to_string());
+                keys.put(format!("{label}_{at}"), || host.to_string());
             }
         }
     }
 
-    fn worker_keys(&self, host: &Host, keys: &mut BTreeMap<String, String>) {
+    fn worker_keys(&self, host: &Host, keys: &mut Taken<'_>) {
         let Some(worker) = self.workers.get(host) else { return };
-        keys.insert("worker_ip".into(), host.to_string());
-        keys.insert("worker_id".into(), worker.worker_id.to_string());
-        keys.insert("labels".into(), joined(&worker.labels));
-        keys.insert("worker_cpu_mhz".into(), number(worker.cpu_mhz));
-        keys.insert("worker_memory_mb".into(), number(worker.memory_mb));
-        keys.insert("position".into(), worker.position.to_string());
-        keys.insert("jobs".into(), joined(self.on_host.get(host).into_iter().flatten()));
+        keys.put("worker_ip", || host.to_string());
+        keys.put("worker_id", || worker.worker_id.to_string());
+        keys.put("labels", || joined(&worker.labels));
+        keys.put("worker_cpu_mhz", || number(worker.cpu_mhz));
+        keys.put("worker_memory_mb", || number(worker.memory_mb));
+        keys.put("position", || worker.position.to_string());
+        keys.put("jobs", || joined(self.on_host.get(host).into_iter().flatten()));
         if let Some(hostname) = &worker.hostname {
-            keys.insert("hostname".into(), hostname.clone());
+            keys.put("hostname", || hostname.clone());
         }
         for label in &worker.labels {
             let Some(hosts) = self.labels.get(label) else { continue };
             if hosts.len() > 1 {
-                keys.insert(format!("{label}_peers"), joined(hosts.iter().filter(|other| *other != host)));
+                keys.put(format!("{label}_peers"), || joined(hosts.iter().filter(|other| *other != host)));
             }
-            if let Some(index) = hosts.iter().position(|other| other == host) {
-                keys.insert(format!("{label}_allocation_index"), index.to_string());
-            }
+            // A label's hosts have the label: it is among them.
+            keys.put(format!("{label}_allocation_index"), || {
+                hosts.iter().take_while(|other| *other != host).count().to_string()
+            });
         }
     }
 
-    fn job_keys(&self, job: &JobName, keys: &mut BTreeMap<String, String>) {
+    fn job_keys(&self, job: &JobName, keys: &mut Taken<'_>) {
         let Some(facts) = self.jobs.get(job) else { return };
         let spec = &facts.spec;
-        keys.insert("job_id".into(), id_of(self.bucket, "job", job.as_str()));
-        keys.insert("name".into(), job.to_string());
-        keys.insert("job_name".into(), job.to_string());
-        keys.insert("version".into(), spec.deploy_version());
-        keys.insert("selectors".into(), joined(&spec.selectors));
+        keys.put("job_id", || id_of(self.bucket, "job", job.as_str()));
+        keys.put("name", || job.to_string());
+        keys.put("job_name", || job.to_string());
+        keys.put("version", || spec.deploy_version());
+        keys.put("selectors", || joined(&spec.selectors));
         for (what, unit, amount) in [("memory", "mb", &spec.memory), ("cpu", "mhz", &spec.cpu)] {
-            keys.insert(what.into(), number(amount.reserved));
-            keys.insert(format!("min_{what}_{unit}"), number(amount.min));
-            keys.insert(format!("max_{what}_{unit}"), number(amount.max));
+            keys.put(what, || number(amount.reserved));
+            keys.put(format!("min_{what}_{unit}"), || number(amount.min));
+            keys.put(format!("max_{what}_{unit}"), || number(amount.max));
         }
-        keys.insert("workers".into(), joined(&facts.active));
-        keys.insert("workers_length".into(), facts.active.len().to_string());
-        keys.insert(ROLLOUT_ORDER.into(), joined(&facts.active));
+        keys.put("workers", || joined(&facts.active));
+        keys.put("workers_length", || facts.active.len().to_string());
+        keys.put(ROLLOUT_ORDER, || joined(&facts.active));
         for (at, host) in facts.active.iter().enumerate() {
-            keys.insert(format!("worker_{at}"), host.to_string());
+            keys.put(format!("worker_{at}"), || host.to_string());
         }
     }
 
-    fn allocation_keys(&self, job: &JobName, host: &Host, keys: &mut BTreeMap<String, String>) {
+    fn allocation_keys(&self, job: &JobName, host: &Host, keys: &mut Taken<'_>) {
         let Some(facts) = self.jobs.get(job) else { return };
         let Some(index) = facts.index.get(host) else { return };
-        keys.insert(format!("{job}_allocation_index"), index.to_string());
-        keys.insert(PEERS.into(), joined(facts.placed.iter().filter(|other| *other != host)));
-        keys.insert("version".into(), facts.spec.deploy_version());
+        keys.put(format!("{job}_allocation_index"), || index.to_string());
+        keys.put(PEERS, || joined(facts.placed.iter().filter(|other| *other != host)));
+        keys.put("version", || facts.spec.deploy_version());
     }
 }

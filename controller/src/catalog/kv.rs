@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use shared::{Host, JobName};
+use shared::JobName;
 
 use super::{During, Error, Result};
 use crate::build::namespaces::PEERS;
@@ -51,37 +51,105 @@ pub fn rows(connection: &Connection, namespace: &str) -> Result<BTreeMap<String,
 /// The latest row of every key there is, tombstones included, by namespace and key.
 pub fn all(connection: &Connection) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    each(connection, "1", &[], |row| rows.push(row))?;
+    for_each(connection, |row| {
+        rows.push(row);
+        Ok(())
+    })?;
     Ok(rows)
+}
+
+/// The same, one by one: in a large bucket there are a million.
+pub fn for_each(connection: &Connection, mut take: impl FnMut(Row) -> Result<()>) -> Result<()> {
+    let mut taken = Ok(());
+    each(connection, "1", &[], |row| {
+        if taken.is_ok() {
+            taken = take(row);
+        }
+    })?;
+    taken
 }
 
 /// The latest row of one key; `None` when it never was, or is deleted.
 pub fn get(connection: &Connection, namespace: &str, key: &str) -> Result<Option<Row>> {
+    Ok(latest(connection, namespace, key)?.filter(|row| !row.deleted))
+}
+
+fn latest(connection: &Connection, namespace: &str, key: &str) -> Result<Option<Row>> {
     let mut found = None;
     each(connection, "namespace = ?1 AND key = ?2", &[namespace, key], |row| found = Some(row))?;
-    Ok(found.filter(|row| !row.deleted))
+    Ok(found)
+}
+
+/// The latest rows of every namespace whose name begins with `prefix`, which ends with a slash.
+pub fn rows_below(connection: &Connection, prefix: &str) -> Result<BTreeMap<String, BTreeMap<String, Row>>> {
+    let mut found: BTreeMap<String, BTreeMap<String, Row>> = BTreeMap::new();
+    each(connection, BELOW, &[prefix, &end_of(prefix)], |row| {
+        if let Some(rows) = found.get_mut(&row.namespace) {
+            rows.insert(row.key.clone(), row);
+        } else {
+            found.insert(row.namespace.clone(), [(row.key.clone(), row)].into());
+        }
+    })?;
+    Ok(found)
+}
+
+const BELOW: &str = "namespace >= ?1 AND namespace < ?2";
+
+/// The first text behind everything that begins with `prefix`, which ends with a slash: '0' follows it.
+fn end_of(prefix: &str) -> String {
+    format!("{}0", prefix.trim_end_matches('/'))
 }
 
 /// What a row's value is, where it is not stored itself.
 pub fn resolve(connection: &Connection, row: &Row) -> Result<String> {
-    match row.namespace.parse() {
-        Ok(Namespace::Allocation(job, host)) if row.derived => peers(connection, &job, &host),
-        _ => Ok(row.value.clone()),
+    Resolver::new(connection).value(row, usize::MAX)
+}
+
+/// Finds the values of rows that do not have them themselves.
+#[derive(Debug)]
+pub struct Resolver<'a> {
+    connection: &'a Connection,
+    /// Where the jobs are that were asked for, in worker order.
+    placed: BTreeMap<JobName, Vec<String>>,
+}
+
+impl<'a> Resolver<'a> {
+    /// To be used within one read: what it has read it does not read again.
+    pub fn new(connection: &'a Connection) -> Self {
+        Self { connection, placed: BTreeMap::new() }
+    }
+
+    /// The value of `row`; of one that has to be put together at least its first `most` bytes.
+    pub fn value(&mut self, row: &Row, most: usize) -> Result<String> {
+        let Some(Namespace::Allocation(job, host)) = row.namespace.parse().ok().filter(|_| row.derived) else {
+            return Ok(row.value.clone());
+        };
+        if !self.placed.contains_key(&job) {
+            let hosts = placed(self.connection, &job)?;
+            self.placed.insert(job.clone(), hosts);
+        }
+        let mut text = String::new();
+        for peer in self.placed.get(&job).into_iter().flatten().filter(|peer| *peer != host.as_str()) {
+            if text.len() > most {
+                break;
+            }
+            if !text.is_empty() {
+                text.push(',');
+            }
+            text.push_str(peer);
+        }
+        Ok(text)
     }
 }
 
-fn peers(connection: &Connection, job: &JobName, host: &Host) -> Result<String> {
-    let mut select = connection
+fn placed(connection: &Connection, job: &JobName) -> Result<Vec<String>> {
+    connection
         .prepare_cached(
             "SELECT a.host FROM allocation a LEFT JOIN worker w USING (worker_id) \
-             WHERE a.job = ?1 AND a.removed = 0 AND a.host <> ?2 ORDER BY w.position, a.host",
+             WHERE a.job = ?1 AND a.removed = 0 ORDER BY w.position, a.host",
         )
-        .during("reading an allocation's peers")?;
-    let hosts = select
-        .query_map([job.as_str(), host.as_str()], |row| row.get::<_, String>(0))
-        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-        .during("reading an allocation's peers")?;
-    Ok(hosts.join(","))
+        .and_then(|mut select| select.query_map([job.as_str()], |row| row.get(0))?.collect())
+        .during("reading where a job is")
 }
 
 fn each(connection: &Connection, filter: &str, values: &[&str], mut take: impl FnMut(Row)) -> Result<()> {
@@ -109,10 +177,12 @@ fn each(connection: &Connection, filter: &str, values: &[&str], mut take: impl F
     Ok(())
 }
 
-/// Namespaces of jobs' variables and secrets that have rows, for all that hooks wrote.
+/// The latest rows of jobs' variables and secrets: what hooks wrote, and what of vars.toml was ever there.
 pub fn of_hooks(connection: &Connection) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    each(connection, "(namespace GLOB 'vars/job/*' OR namespace GLOB 'secrets/job/*')", &[], |row| rows.push(row))?;
+    for prefix in ["secrets/job/", "vars/job/"] {
+        each(connection, BELOW, &[prefix, &end_of(prefix)], |row| rows.push(row))?;
+    }
     Ok(rows)
 }
 
@@ -138,53 +208,75 @@ pub fn orders(connection: &Connection) -> Result<BTreeMap<JobName, String>> {
 
 /// Writes one value, if it is another one.
 pub fn put(connection: &Connection, namespace: &str, key: &str, value: &str, now_ms: i64) -> Result<()> {
-    let known = get(connection, namespace, key)?;
-    if known.is_some_and(|row| row.value == value) {
+    let known = latest(connection, namespace, key)?;
+    if known.as_ref().is_some_and(|row| !row.deleted && row.value == value) {
         return Ok(());
     }
-    insert(connection, namespace, key, value, false, false, now_ms)
+    insert(connection, namespace, key, known.as_ref(), Stored { value, deleted: false, derived: false }, now_ms)?;
+    touched(connection, namespace)
 }
 
 /// Marks a key as deleted.
 pub fn delete(connection: &Connection, namespace: &str, key: &str, now_ms: i64) -> Result<()> {
-    insert(connection, namespace, key, "", true, false, now_ms)
+    let known = latest(connection, namespace, key)?;
+    insert(connection, namespace, key, known.as_ref(), Stored { value: "", deleted: true, derived: false }, now_ms)?;
+    touched(connection, namespace)
 }
 
+/// The namespace is not any more what the last build made of it: the next one looks at it again, and a
+/// key that is build's gets build's value. The scope stays: it is how a build knows what is gone.
+fn touched(connection: &Connection, namespace: &str) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE kv_scope SET digest = zeroblob(32) WHERE scope = ?1")
+        .and_then(|mut update| update.execute([namespace]))
+        .during("marking a namespace as changed")?;
+    Ok(())
+}
+
+/// What a row holds.
+struct Stored<'a> {
+    value: &'a str,
+    deleted: bool,
+    derived: bool,
+}
+
+/// Writes the version that comes after `known`, the latest one.
 fn insert(
     connection: &Connection,
     namespace: &str,
     key: &str,
-    value: &str,
-    deleted: bool,
-    derived: bool,
+    known: Option<&Row>,
+    stored: Stored<'_>,
     now_ms: i64,
 ) -> Result<()> {
+    let version = known.map_or(1, |row| row.version + 1);
+    let Stored { value, deleted, derived } = stored;
     connection
         .prepare_cached(
-            "INSERT INTO key_value (namespace, key, version, value, created_at, deleted, derived) VALUES (?1, ?2, \
-             (SELECT coalesce(max(version), 0) + 1 FROM key_value WHERE namespace = ?1 AND key = ?2), ?3, ?4, ?5, ?6)",
+            "INSERT INTO key_value (namespace, key, version, value, created_at, deleted, derived) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )
-        .and_then(|mut insert| insert.execute(params![namespace, key, value, now_ms, deleted, derived]))
+        .and_then(|mut insert| insert.execute(params![namespace, key, version, value, now_ms, deleted, derived]))
         .during("writing a key-value")?;
     Ok(())
 }
 
-/// Makes the live keys of `namespace` those of `keys`, as far as `owned` says that they are ours:
-/// changed ones get a new version, missing ones a tombstone.
+/// Makes the live keys of `namespace`, whose latest rows are `there`, those of `keys`, as far as `owned`
+/// says that they are ours: changed ones get a new version, missing ones a tombstone.
 pub fn sync(
     connection: &Connection,
     namespace: &Namespace,
+    there: &BTreeMap<String, Row>,
     keys: &Keys,
     owned: impl Fn(&str) -> bool,
     now_ms: i64,
 ) -> Result<()> {
     let name = namespace.to_string();
-    let there = rows(connection, &name)?;
     let of_allocation = matches!(namespace, Namespace::Allocation(..));
     for (key, value) in keys {
         let derived = of_allocation && key == PEERS;
         let digest;
-        let stored = if derived {
+        let value = if derived {
             // A list of all the others, for each of them: a million rows of a thousand workers.
             let mut print = Fingerprint::new("maand-derived-1");
             print.part(&value.text);
@@ -193,12 +285,13 @@ pub fn sync(
         } else {
             &value.text
         };
-        if !there.get(key).is_some_and(|row| !row.deleted && row.derived == derived && row.value == *stored) {
-            insert(connection, &name, key, stored, false, derived, now_ms)?;
+        let known = there.get(key);
+        if !known.is_some_and(|row| !row.deleted && row.derived == derived && row.value == *value) {
+            insert(connection, &name, key, known, Stored { value, deleted: false, derived }, now_ms)?;
         }
     }
-    for (key, _) in there.iter().filter(|(key, row)| !row.deleted && owned(key) && !keys.contains_key(*key)) {
-        delete(connection, &name, key, now_ms)?;
+    for (key, row) in there.iter().filter(|(key, row)| !row.deleted && owned(key) && !keys.contains_key(*key)) {
+        insert(connection, &name, key, Some(row), Stored { value: "", deleted: true, derived: false }, now_ms)?;
     }
     Ok(())
 }
@@ -208,10 +301,10 @@ pub fn live_below(connection: &Connection, prefix: &str) -> Result<Vec<String>> 
     let mut select = connection
         .prepare_cached("SELECT DISTINCT namespace FROM key_value WHERE namespace >= ?1 AND namespace < ?2")
         .during("listing namespaces")?;
-    // '0' follows '/': everything that begins with the prefix, which ends with one.
-    let end = format!("{}0", prefix.trim_end_matches('/'));
-    let found =
-        select.query_map([prefix, &end], |row| row.get(0)).and_then(Iterator::collect).during("listing namespaces")?;
+    let found = select
+        .query_map([prefix, &end_of(prefix)], |row| row.get(0))
+        .and_then(Iterator::collect)
+        .during("listing namespaces")?;
     Ok(found)
 }
 

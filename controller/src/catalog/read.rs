@@ -49,6 +49,44 @@ pub fn any_deferred(connection: &Connection) -> Result<bool> {
         .during("looking for stragglers")
 }
 
+/// How much is in a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Which bucket.
+    pub bucket_id: BucketId,
+    /// Moves only by `maand recover`.
+    pub epoch: u64,
+    /// Of the last real deploy.
+    pub update_seq: u64,
+    /// When the last build succeeded, milliseconds since 1970 UTC; `None` before the first.
+    pub built_at_ms: Option<i64>,
+    /// How many there are.
+    pub workers: u64,
+    /// How many there are.
+    pub jobs: u64,
+    /// Without those that are removed.
+    pub allocations: u64,
+}
+
+/// How much is in the bucket, without reading it.
+pub fn summary(connection: &Connection) -> Result<Summary> {
+    let bucket_id = bucket_id(connection)?;
+    let read = |row: &Row<'_>| {
+        Ok(Summary {
+            bucket_id,
+            epoch: row.get(0)?,
+            update_seq: row.get(1)?,
+            built_at_ms: row.get(2)?,
+            workers: row.get(3)?,
+            jobs: row.get(4)?,
+            allocations: row.get(5)?,
+        })
+    };
+    let sql = "SELECT epoch, update_seq, built_at, (SELECT count(*) FROM worker), (SELECT count(*) FROM job), \
+               (SELECT count(*) FROM allocation WHERE removed = 0) FROM bucket";
+    connection.query_row(sql, [], read).during("counting what is in the bucket")
+}
+
 /// Collects rows, naming the operation in every error.
 fn collect<T>(
     connection: &Connection,
@@ -69,7 +107,8 @@ fn text(row: &Row<'_>, at: usize) -> Result<String> {
     row.get(at).during("reading a text")
 }
 
-fn workers(connection: &Connection) -> Result<Vec<Worker>> {
+/// The workers, by position, then host.
+pub fn workers(connection: &Connection) -> Result<Vec<Worker>> {
     let sql = "SELECT worker_id, host, hostname, labels, tags, memory_mb, cpu_mhz, position FROM worker ORDER BY position, host";
     collect(connection, "reading the workers", sql, |row| {
         Ok(Worker {

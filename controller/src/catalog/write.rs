@@ -197,28 +197,27 @@ fn key_values(connection: &Connection, written: &Written<'_>) -> Result<()> {
     let (derived, now_ms) = (written.derived, written.now_ms);
     let mut kept: BTreeSet<String> = BTreeSet::new();
     for namespace in derived.namespaces() {
-        let keys = derived.keys(&namespace);
-        scope(connection, &mut kept, namespace.to_string(), digest(&keys), || {
-            kv::sync(connection, &namespace, &keys, |_| true, now_ms)
+        let (name, keys) = (namespace.to_string(), derived.keys(&namespace));
+        scope(connection, &mut kept, &name, digest(&keys), || {
+            kv::sync(connection, &namespace, &kv::rows(connection, &name)?, &keys, |_| true, now_ms)
         })?;
     }
     for job in derived.jobs() {
-        let variables = derived.variables(job);
-        let namespace = Namespace::JobVars(job.clone());
-        scope(connection, &mut kept, namespace.to_string(), digest(&variables), || {
-            kv::sync(connection, &namespace, &variables, |_| false, now_ms)
+        let (namespace, variables) = (Namespace::JobVars(job.clone()), derived.variables(job));
+        let name = namespace.to_string();
+        scope(connection, &mut kept, &name, digest(&variables), || {
+            kv::sync(connection, &namespace, &kv::rows(connection, &name)?, &variables, |_| false, now_ms)
         })?;
-        let name = allocations_of(job.as_str());
-        scope(connection, &mut kept, name, derived.placement_digest(job), || {
-            let mut live: BTreeSet<String> =
-                kv::live_below(connection, &format!("maand/job/{job}/worker/"))?.into_iter().collect();
+        scope(connection, &mut kept, &allocations_of(job.as_str()), derived.allocations_digest(job), || {
+            let mut below = kv::rows_below(connection, &format!("maand/job/{job}/worker/"))?;
             for host in derived.placed(job) {
                 let namespace = Namespace::Allocation(job.clone(), host.clone());
-                live.remove(&namespace.to_string());
+                let there = below.remove(&namespace.to_string()).unwrap_or_default();
+                let keys = derived.keys(&namespace);
                 // Certificates are the next step's.
-                kv::sync(connection, &namespace, &derived.keys(&namespace), |key| !key.starts_with("certs/"), now_ms)?;
+                kv::sync(connection, &namespace, &there, &keys, |key| !key.starts_with("certs/"), now_ms)?;
             }
-            clear(connection, live, now_ms)
+            clear(connection, below.into_keys(), now_ms)
         })?;
     }
     for name in kv::scopes(connection)?.into_iter().filter(|name| !kept.contains(name)) {
@@ -271,15 +270,15 @@ fn purge_unplaced(connection: &Connection, written: &Written<'_>) -> Result<()> 
 fn scope(
     connection: &Connection,
     kept: &mut BTreeSet<String>,
-    name: String,
+    name: &str,
     digest: [u8; 32],
     write: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    if kv::scope(connection, &name)? != Some(digest) {
+    if kv::scope(connection, name)? != Some(digest) {
         write()?;
-        kv::set_scope(connection, &name, Some(&digest))?;
+        kv::set_scope(connection, name, Some(&digest))?;
     }
-    kept.insert(name);
+    kept.insert(name.to_owned());
     Ok(())
 }
 

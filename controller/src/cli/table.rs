@@ -1,13 +1,69 @@
 //! Tables and JSON rows from one list of columns, so that the two cannot drift apart.
 
+use std::io::Write;
+
 use comfy_table::{ContentArrangement, Table as Drawn, presets};
-use serde_json::{Map, Value};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Number, Value};
 
 /// Rows under fixed column names. With `--json` an array of objects with those names.
 #[derive(Debug)]
 pub struct Table {
     columns: &'static [&'static str],
-    rows: Vec<Vec<Value>>,
+    rows: Vec<Box<[Cell]>>,
+}
+
+/// A value, small: a large bucket has a hundred thousand rows.
+#[derive(Debug)]
+enum Cell {
+    Null,
+    Flag(bool),
+    Number(Number),
+    Text(Box<str>),
+    Other(Box<Value>),
+}
+
+impl From<Value> for Cell {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(flag) => Self::Flag(flag),
+            Value::Number(number) => Self::Number(number),
+            Value::String(text) => Self::Text(text.into()),
+            other => Self::Other(Box::new(other)),
+        }
+    }
+}
+
+impl Serialize for Cell {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_none(),
+            Self::Flag(flag) => serializer.serialize_bool(*flag),
+            Self::Number(number) => number.serialize(serializer),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Other(value) => value.serialize(serializer),
+        }
+    }
+}
+
+/// One row with its columns' names.
+struct Named<'a>(&'a [&'static str], &'a [Cell]);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, cell) in self.0.iter().zip(self.1) {
+            map.serialize_entry(name, cell)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.rows.iter().map(|row| Named(self.columns, row)))
+    }
 }
 
 impl Table {
@@ -19,7 +75,7 @@ impl Table {
     /// Adds a row; `cells` are in the columns' order.
     pub fn row(&mut self, cells: Vec<Value>) {
         debug_assert_eq!(cells.len(), self.columns.len());
-        self.rows.push(cells);
+        self.rows.push(cells.into_iter().map(Cell::from).collect());
     }
 
     /// Whether there is nothing to show.
@@ -27,17 +83,59 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The rows as JSON.
-    pub fn json(&self) -> Value {
-        let object = |row: &Vec<Value>| -> Value {
-            let names = self.columns.iter().map(|c| (*c).to_owned());
-            Value::Object(names.zip(row.iter().cloned()).collect::<Map<_, _>>())
-        };
-        Value::Array(self.rows.iter().map(object).collect())
+    /// Draws it, fitted to `width` columns when the width is known.
+    fn draw(&self, width: Option<u16>, to: &mut dyn Write) -> std::io::Result<()> {
+        match self.widths().filter(|widths| fits(widths, width)) {
+            Some(widths) => self.draw_plain(&widths, to),
+            None => writeln!(to, "{}", self.fitted(width)),
+        }
     }
 
-    /// The drawing, fitted to `width` columns when the width is known.
-    pub fn text(&self, width: Option<u16>) -> String {
+    /// How wide each column is; `None` where a text is not one column for each byte.
+    fn widths(&self) -> Option<Vec<usize>> {
+        let mut widths: Vec<usize> = self.columns.iter().map(|name| name.len()).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            for (cell, width) in row.iter().zip(&mut widths) {
+                text.clear();
+                shown(cell, &mut text);
+                if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+                    return None;
+                }
+                *width = text.len().max(*width);
+            }
+        }
+        Some(widths)
+    }
+
+    /// What [`Table::fitted`] draws where nothing has to be broken, row by row.
+    fn draw_plain(&self, widths: &[usize], to: &mut dyn Write) -> std::io::Result<()> {
+        let rule = |fill: &str, between: &str| {
+            widths.iter().map(|width| fill.repeat(width + 2)).collect::<Vec<_>>().join(between)
+        };
+        writeln!(to, "╭{}╮", rule("─", "┬"))?;
+        let mut line = String::new();
+        let heads: Vec<String> = self.columns.iter().map(|name| name.to_uppercase()).collect();
+        for (head, width) in heads.iter().zip(widths) {
+            line.push_str(&format!("{} {head:<width$} ", if line.is_empty() { "│" } else { "┆" }));
+        }
+        writeln!(to, "{line}│\n╞{}╡", rule("═", "╪"))?;
+        let mut text = String::new();
+        for row in &self.rows {
+            line.clear();
+            for (cell, width) in row.iter().zip(widths) {
+                text.clear();
+                shown(cell, &mut text);
+                line.push_str(if line.is_empty() { "│ " } else { "┆ " });
+                line.push_str(&text);
+                line.extend(std::iter::repeat_n(' ', width + 1 - text.len()));
+            }
+            writeln!(to, "{line}│")?;
+        }
+        writeln!(to, "╰{}╯", rule("─", "┴"))
+    }
+
+    fn fitted(&self, width: Option<u16>) -> String {
         let mut table = Drawn::new();
         table
             .load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners())
@@ -52,7 +150,11 @@ impl Table {
         }
         table.set_header(self.columns.iter().map(|c| c.to_uppercase()));
         for row in &self.rows {
-            table.add_row(row.iter().map(cell));
+            table.add_row(row.iter().map(|cell| {
+                let mut text = String::new();
+                shown(cell, &mut text);
+                text
+            }));
         }
         table.to_string()
     }
@@ -60,12 +162,18 @@ impl Table {
     /// Prints the table, or its JSON.
     pub fn print(&self, ui: &super::ui::Ui) {
         if ui.wants_json() {
-            ui.out_json(&self.json());
+            ui.out_json(self);
         } else {
             let width = Drawn::new().width();
-            ui.out(self.text(width));
+            // A reader that went away has what it wanted.
+            drop(ui.out_long(|to| self.draw(width, to)));
         }
     }
+}
+
+/// Whether columns of these widths, with their borders, need no more than `width`.
+fn fits(widths: &[usize], width: Option<u16>) -> bool {
+    width.is_none_or(|width| widths.iter().map(|width| width + 3).sum::<usize>() + 1 <= usize::from(width))
 }
 
 /// A number without exponent or needless decimals.
@@ -82,12 +190,23 @@ pub fn time(ms: i64) -> String {
     }
 }
 
-fn cell(value: &Value) -> String {
+/// A cell as a table shows it, at the end of `text`.
+fn shown(cell: &Cell, text: &mut String) {
+    match cell {
+        Cell::Null => {}
+        Cell::Flag(flag) => text.push(if *flag { '1' } else { '0' }),
+        Cell::Number(number) => text.push_str(&number.to_string()),
+        Cell::Text(content) => text.push_str(&shared::text::clean(content)),
+        Cell::Other(value) => text.push_str(&nested(value)),
+    }
+}
+
+fn nested(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => shared::text::clean(text),
         Value::Bool(flag) => u8::from(*flag).to_string(),
-        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
+        Value::Array(items) => items.iter().map(nested).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
 }
@@ -96,19 +215,41 @@ fn cell(value: &Value) -> String {
 mod tests {
     use super::*;
 
+    fn text(table: &Table, width: Option<u16>) -> String {
+        let mut drawn = Vec::new();
+        table.draw(width, &mut drawn).unwrap();
+        String::from_utf8(drawn).unwrap()
+    }
+
     #[test]
     fn the_same_columns_in_table_and_json() {
         let mut table = Table::new(&["job", "labels", "disabled"]);
         table.row(vec!["api".into(), vec!["a", "b"].into(), false.into()]);
-        assert_eq!(table.json(), serde_json::json!([{"job": "api", "labels": ["a", "b"], "disabled": false}]));
-        let text = table.text(None);
+        let json = serde_json::to_value(&table).unwrap();
+        assert_eq!(json, serde_json::json!([{"job": "api", "labels": ["a", "b"], "disabled": false}]));
+        let text = text(&table, None);
         assert!(text.contains("JOB") && text.contains("a,b") && text.contains('0'), "{text}");
+    }
+
+    #[test]
+    fn a_table_looks_the_same_whoever_draws_it() {
+        let mut table = Table::new(&["job", "n", "nothing"]);
+        for n in [1, 20, 300_000] {
+            table.row(vec!["x".repeat(n % 13).into(), n.into(), Value::Null]);
+        }
+        for width in [None, Some(200), Some(40)] {
+            assert_eq!(text(&table, width), format!("{}\n", table.fitted(width)));
+        }
+        assert!(!fits(&table.widths().unwrap(), Some(20)), "where it has to be broken, it is");
+        table.row(vec!["zwölf".into(), 1.into(), "漢字".into()]);
+        assert_eq!(table.widths(), None, "a letter may be wider than its bytes tell");
+        assert_eq!(text(&table, None), format!("{}\n", table.fitted(None)));
     }
 
     #[test]
     fn a_worker_cannot_paint_on_the_terminal() {
         let mut table = Table::new(&["tail"]);
         table.row(vec!["\x1b[2Jgone".into()]);
-        assert!(!table.text(Some(80)).contains('\x1b'));
+        assert!(!text(&table, Some(80)).contains('\x1b'));
     }
 }

@@ -43,9 +43,22 @@ impl Ui {
 
     /// The command's result as one JSON document.
     pub fn out_json(&self, value: &impl Serialize) {
-        match serde_json::to_string_pretty(value) {
-            Ok(text) => self.out(text),
-            Err(error) => self.say(format_args!("error[MD0001]: a result that is no JSON: {error}")),
+        let written = self.out_long(|to| {
+            serde_json::to_writer_pretty(&mut *to, value)?;
+            writeln!(to)
+        });
+        if let Err(error) = written {
+            self.say(format_args!("error[MD0001]: a result that is no JSON: {error}"));
+        }
+    }
+
+    /// Data of any length, without holding all of it. A closed pipe is not an error.
+    pub fn out_long(&self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+        let _guard = self.lock.lock();
+        let mut to = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
+        match write(&mut to).and_then(|()| to.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err(error),
+            _ => Ok(()),
         }
     }
 

@@ -1,62 +1,61 @@
 //! What bundles are made of, as digests: of a job as a whole, and of what is rendered for one allocation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use shared::{BucketId, Host, Name, WorkerId};
+use shared::{BucketId, Host, WorkerId};
 
-use super::values::Live;
-use crate::build::namespaces::Derived;
+use super::values::{CERTIFICATES, Live};
+use crate::build::namespaces::{Derived, PEERS};
 use crate::catalog::certificates::OfJob;
-use crate::model::cert::{CertSpec, Issued};
-use crate::model::kv::{Namespace, Source};
-use crate::model::{Allocation, FileKind, Fingerprint, Job, Worker};
+use crate::model::cert::Issued;
+use crate::model::kv::{Asked, Namespace, Source};
+use crate::model::{Allocation, FileKind, Fingerprint, Job, JobFile, Worker};
 
-/// What the templates of a job read when they were last rendered.
+/// What the templates of a job read when they were last rendered. Key by key: a template is rendered
+/// again when a value changes that it read, or a key comes or goes where it asked which there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reads {
-    /// Namespaces, as one of the allocations has them.
-    namespaces: BTreeSet<String>,
+    /// By namespace; one that each worker has its own of is there once, for all of them.
+    #[serde(default)]
+    asked: BTreeMap<String, Asked>,
     /// The version that was promoted.
     current_version: bool,
 }
 
 impl Reads {
     /// Of one run of rendering.
-    pub(super) fn new(asked: &BTreeSet<Namespace>, current_version: bool) -> Self {
-        // Another allocation's namespace stands for this one's: one of a kind is enough.
-        let mut kinds = BTreeSet::new();
-        let mut namespaces = BTreeSet::new();
-        for namespace in asked {
-            let kind = match namespace {
-                Namespace::Worker(_) => Some("worker"),
-                Namespace::Tags(_) => Some("tags"),
-                Namespace::Allocation(..) => Some("allocation"),
-                _ => None,
-            };
-            if kind.is_none_or(|kind| kinds.insert(kind)) {
-                namespaces.insert(namespace.to_string());
-            }
+    pub(super) fn new(asked: BTreeMap<Namespace, Asked>, current_version: bool) -> Self {
+        let mut reads = Self { asked: BTreeMap::new(), current_version };
+        let every = Host::unknown();
+        for (namespace, asked) in asked {
+            reads.also(namespace.at(&every).to_string(), asked);
         }
-        Self { namespaces, current_version }
+        reads
     }
 
     /// What earlier renderings that were kept read, too.
     pub(super) fn add(&mut self, other: &Self) {
-        let all: BTreeSet<Namespace> =
-            self.namespaces.iter().chain(&other.namespaces).filter_map(|text| text.parse().ok()).collect();
-        *self = Self::new(&all, self.current_version || other.current_version);
+        for (namespace, asked) in &other.asked {
+            self.also(namespace.clone(), asked.clone());
+        }
+        self.current_version |= other.current_version;
+    }
+
+    fn also(&mut self, namespace: String, asked: Asked) {
+        let all = self.asked.entry(namespace).or_default();
+        all.values.extend(asked.values);
+        all.names |= asked.names;
     }
 }
 
-/// Digests, each made once a build.
+/// What bundles are made of, besides the jobs themselves.
 pub(super) struct Made {
     bucket: BucketId,
     workers: BTreeMap<WorkerId, [u8; 32]>,
     derived: Arc<Derived>,
     live: Arc<Live>,
-    namespaces: BTreeMap<Namespace, [u8; 32]>,
 }
 
 impl Made {
@@ -68,113 +67,151 @@ impl Made {
             worker.labels.iter().for_each(|label| print.part(label.as_str()));
             (worker.worker_id, print.finish())
         };
-        Self { bucket, workers: workers.iter().map(of_worker).collect(), derived, live, namespaces: BTreeMap::new() }
+        Self { bucket, workers: workers.iter().map(of_worker).collect(), derived, live }
     }
 
     pub(super) fn bucket(&self) -> BucketId {
         self.bucket
     }
 
-    /// Everything that the bundles of a job are made of.
-    pub(super) fn job(
-        &mut self,
-        job: &Job,
-        allocations: &[Allocation],
-        certificates: &OfJob,
-        reads: &Reads,
-    ) -> Result<[u8; 32], String> {
-        let mut print = Fingerprint::new("maand-job-1");
-        for file in job.files.iter().filter(|file| file.kind != FileKind::Control) {
-            print.part(file.path.as_str());
-            print.part(file.mode.to_le_bytes());
-            print.part(file.blob.as_bytes());
+    /// What a job is made of, when its templates read what `reads` says.
+    pub(super) fn of<'a>(
+        &'a self,
+        job: &'a Job,
+        certificates: &'a OfJob,
+        reads: &'a Reads,
+    ) -> Result<MadeOf<'a>, String> {
+        let mut print = Fingerprint::new("maand-templates-1");
+        for file in job.files.iter().filter(|file| file.kind == FileKind::Template) {
+            file_parts(&mut print, file);
         }
-        print.part(self.derived.ca());
-        for issued in certificates.values() {
+        // A read that is not allowed any more is an error, not the value that it once had.
+        for demand in job.spec.hooks.values().filter_map(|hook| hook.demand.as_ref()) {
+            print.part(demand.job.as_str());
+        }
+        let mut of_worker = Vec::new();
+        for (text, asked) in &reads.asked {
+            let Ok(namespace) = text.parse::<Namespace>() else { continue };
+            if namespace.is_of_worker() {
+                of_worker.push((namespace, asked));
+                continue;
+            }
+            print.part(text);
+            let keys = self.live.keys(&namespace)?;
+            asked
+                .values
+                .iter()
+                .for_each(|key| value(&mut print, key, keys.get(key).map(|value| value.text.as_bytes())));
+            if asked.names {
+                names(&mut print, keys.keys().map(String::as_str));
+            }
+        }
+        Ok(MadeOf { made: self, job, certificates, reads, common: print.finish(), of_worker })
+    }
+}
+
+/// What one job is made of.
+pub(super) struct MadeOf<'a> {
+    made: &'a Made,
+    job: &'a Job,
+    certificates: &'a OfJob,
+    reads: &'a Reads,
+    /// What is the same for all of its allocations.
+    common: [u8; 32],
+    /// What was asked of namespaces that each worker has its own of.
+    of_worker: Vec<(Namespace, &'a Asked)>,
+}
+
+impl MadeOf<'_> {
+    /// All of its bundles.
+    pub(super) fn all(&self, allocations: &[Allocation]) -> [u8; 32] {
+        let mut print = Fingerprint::new("maand-job-2");
+        for file in self.job.files.iter().filter(|file| file.kind != FileKind::Control) {
+            file_parts(&mut print, file);
+        }
+        print.part(self.made.derived.ca());
+        for issued in self.certificates.values() {
             print.part(issued.name.as_str());
             print.part(issued.host.as_str());
             print.part(issued.crt.0.as_bytes());
             print.part(issued.key.0.as_bytes());
         }
-        let rendered = job.files.iter().any(|file| file.kind == FileKind::Template);
+        let rendered = self.job.files.iter().any(|file| file.kind == FileKind::Template);
         for allocation in allocations.iter().filter(|a| !a.removed) {
             print.part(allocation.alloc_id.uuid().as_bytes());
             if rendered {
-                print.part(self.rendering(job, allocation, reads, certificates)?);
+                print.part(self.rendering(allocation));
             }
         }
-        Ok(print.finish())
+        print.finish()
     }
 
-    /// Everything that is rendered for one allocation is made of.
-    pub(super) fn rendering(
-        &mut self,
-        job: &Job,
-        allocation: &Allocation,
-        reads: &Reads,
-        certificates: &OfJob,
-    ) -> Result<[u8; 32], String> {
-        let mut print = Fingerprint::new("maand-rendering-1");
-        for file in job.files.iter().filter(|file| file.kind == FileKind::Template) {
-            print.part(file.path.as_str());
-            print.part(file.mode.to_le_bytes());
-            print.part(file.blob.as_bytes());
-        }
+    /// What is rendered for one allocation.
+    pub(super) fn rendering(&self, allocation: &Allocation) -> [u8; 32] {
+        let mut print = Fingerprint::new("maand-rendering-2");
+        print.part(self.common);
         print.part(allocation.alloc_id.uuid().as_bytes());
         print.part(&allocation.new_version);
-        if reads.current_version {
+        if self.reads.current_version {
             print.part(allocation.promoted.as_ref().map_or("", |promoted| &promoted.version));
         }
-        print.part(self.workers.get(&allocation.worker_id).map_or(&[][..], |digest| &digest[..]));
-        let names = &job.spec.certs;
-        for text in &reads.namespaces {
-            let Ok(namespace) = text.parse::<Namespace>() else { continue };
-            print.part(text_kind(&namespace));
-            match namespace.at(&allocation.host) {
-                Namespace::Allocation(job, host) => {
-                    // Not its keys: with the list of its peers they are long, and follow from this.
-                    print.part(self.derived.placement_digest(&job));
-                    print.part(host.as_str());
-                    let own = job_certificates(certificates, names, &host);
-                    for issued in own {
-                        print.part(issued.crt.0.as_bytes());
-                        print.part(issued.key.0.as_bytes());
-                    }
+        print.part(self.made.workers.get(&allocation.worker_id).map_or(&[][..], |digest| &digest[..]));
+        let host = &allocation.host;
+        for (namespace, asked) in &self.of_worker {
+            let namespace = namespace.at(host);
+            for key in &asked.values {
+                self.value(&mut print, &namespace, host, key);
+            }
+            if asked.names {
+                let keys = self.made.derived.keys(&namespace);
+                names(&mut print, keys.keys().map(String::as_str));
+                if matches!(namespace, Namespace::Allocation(..)) {
+                    names(&mut print, self.issued(host).map(|issued| issued.name.as_str()));
                 }
-                namespace => print.part(self.namespace(&namespace)?),
             }
         }
-        Ok(print.finish())
+        print.finish()
     }
 
-    fn namespace(&mut self, namespace: &Namespace) -> Result<[u8; 32], String> {
-        if let Some(digest) = self.namespaces.get(namespace) {
-            return Ok(*digest);
+    fn value(&self, print: &mut Fingerprint, namespace: &Namespace, host: &Host, key: &str) {
+        let is_allocation = matches!(namespace, Namespace::Allocation(..));
+        if let Some(file) = key.strip_prefix(CERTIFICATES).filter(|_| is_allocation) {
+            let blob = self.issued(host).find_map(|issued| match file.strip_prefix(issued.name.as_str())? {
+                ".crt" => Some(&issued.crt.0),
+                ".key" => Some(&issued.key.0),
+                _ => None,
+            });
+            value(print, key, blob.map(|blob| &blob.as_bytes()[..]));
+        } else if is_allocation && key == PEERS {
+            // A long list, made of where the job is and who asks: the latter is in the digest.
+            value(print, key, Some(&self.made.derived.placement_digest(&self.job.name)));
+        } else {
+            value(print, key, self.made.derived.get(namespace, key).as_ref().map(|value| value.text.as_bytes()));
         }
-        let mut print = Fingerprint::new("maand-namespace-1");
-        for (key, value) in self.live.keys(namespace)?.iter() {
-            print.part(key);
-            print.part(&value.text);
-        }
-        let digest = print.finish();
-        self.namespaces.insert(namespace.clone(), digest);
-        Ok(digest)
+    }
+
+    /// The certificates that the allocation on `host` has.
+    fn issued<'b>(&'b self, host: &'b Host) -> impl Iterator<Item = &'b Issued> + Clone {
+        let names = self.job.spec.certs.keys();
+        names.filter_map(move |name| self.certificates.get(&(name.clone(), host.clone())))
     }
 }
 
-fn job_certificates<'a>(
-    certificates: &'a OfJob,
-    names: &'a BTreeMap<Name, CertSpec>,
-    host: &'a Host,
-) -> impl Iterator<Item = &'a Issued> {
-    names.keys().filter_map(move |name| certificates.get(&(name.clone(), host.clone())))
+fn file_parts(print: &mut Fingerprint, file: &JobFile) {
+    print.part(file.path.as_str());
+    print.part(file.mode.to_le_bytes());
+    print.part(file.blob.as_bytes());
 }
 
-fn text_kind(namespace: &Namespace) -> String {
-    match namespace {
-        Namespace::Worker(_) => "maand/worker/*".to_owned(),
-        Namespace::Tags(_) => "maand/worker/*/tags".to_owned(),
-        Namespace::Allocation(job, _) => format!("maand/job/{job}/worker/*"),
-        other => other.to_string(),
-    }
+/// A key that was read: its value, or that it has none.
+fn value(print: &mut Fingerprint, key: &str, value: Option<&[u8]>) {
+    print.part(key);
+    print.part([u8::from(value.is_some())]);
+    print.part(value.unwrap_or_default());
+}
+
+/// Which keys there are.
+fn names<'a>(print: &mut Fingerprint, names: impl Iterator<Item = &'a str> + Clone) {
+    print.part(names.clone().count().to_le_bytes());
+    names.for_each(|name| print.part(name));
 }

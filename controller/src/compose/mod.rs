@@ -139,7 +139,7 @@ pub fn compose(
         ttl_days: bench.settings.certs_ttl_days,
         renewal_days: bench.settings.certs_renewal_days,
     };
-    let mut made = inputs::Made::new(build.bucket_id, &build.workers, derived.clone(), live.clone());
+    let made = inputs::Made::new(build.bucket_id, &build.workers, derived.clone(), live.clone());
     let workers: BTreeMap<_, Worker> = build.workers.iter().map(|w| (w.worker_id, w.clone())).collect();
     let mut composed = Composed::default();
     let mut problems = Vec::new();
@@ -160,12 +160,12 @@ pub fn compose(
             composed.certificates.push(changes);
         }
         let old = known.get(&job.name);
-        let before = old.map(|(_, reads)| made.job(job, of_job, &there, reads)).transpose().map_err(unreadable)?;
-        if let (Some(before), Some((Some(inputs), reads))) = (before, old)
-            && before == *inputs
+        let before = old.map(|(_, reads)| made.of(job, &there, reads)).transpose().map_err(unreadable)?;
+        if let (Some(before), Some((Some(inputs), reads))) = (&before, old)
             && of_job.iter().all(|a| a.removed || a.bundle.is_some())
+            && before.all(of_job) == *inputs
         {
-            composed.jobs.insert(job.name.clone(), (before, reads.clone()));
+            composed.jobs.insert(job.name.clone(), (*inputs, reads.clone()));
             continue;
         }
         let templates = match sources(bench.store, job).and_then(|sources| Templates::compile(&job.name, sources)) {
@@ -182,7 +182,8 @@ pub fn compose(
         let mut one = OneJob {
             job,
             templates: &templates,
-            made: &mut made,
+            made: &made,
+            before: before.as_ref(),
             live: &live,
             workers: &workers,
             certificates: &there,
@@ -211,7 +212,9 @@ pub fn compose(
 struct OneJob<'a> {
     job: &'a Job,
     templates: &'a Templates,
-    made: &'a mut inputs::Made,
+    made: &'a inputs::Made,
+    /// What it is made of now, of what its templates read at the last build.
+    before: Option<&'a inputs::MadeOf<'a>>,
     live: &'a Arc<Live>,
     workers: &'a BTreeMap<shared::WorkerId, Worker>,
     certificates: &'a rows::OfJob,
@@ -236,10 +239,8 @@ impl OneJob<'_> {
         let mut kept = false;
         for allocation in allocations.iter_mut().filter(|a| !a.removed) {
             let Some(worker) = self.workers.get(&allocation.worker_id) else { continue };
-            let same = match (old, allocation.render_inputs) {
-                (Some(reads), Some(inputs)) => {
-                    self.made.rendering(self.job, allocation, reads, self.certificates).map_err(unreadable)? == inputs
-                }
+            let same = match (self.before, allocation.render_inputs) {
+                (Some(before), Some(inputs)) => before.rendering(allocation) == inputs,
                 _ => false,
             };
             let reused = if same { lists.entries(allocation.bundle, &outputs)? } else { None };
@@ -281,7 +282,7 @@ impl OneJob<'_> {
                 }
             }
         }
-        let mut reads = Reads::new(&values.asked(), self.templates.uses_current_version());
+        let mut reads = Reads::new(values.asked(), self.templates.uses_current_version());
         if kept && let Some(old) = old {
             reads.add(old);
         }
@@ -292,14 +293,11 @@ impl OneJob<'_> {
                 self.job.name
             ));
         }
+        let made = self.made.of(self.job, self.certificates, &reads).map_err(unreadable)?;
         for allocation in allocations.iter_mut().filter(|a| !a.removed) {
-            allocation.render_inputs = if self.templates.is_empty() {
-                None
-            } else {
-                Some(self.made.rendering(self.job, allocation, &reads, self.certificates).map_err(unreadable)?)
-            };
+            allocation.render_inputs = (!self.templates.is_empty()).then(|| made.rendering(allocation));
         }
-        let inputs = self.made.job(self.job, allocations, self.certificates, &reads).map_err(unreadable)?;
+        let inputs = made.all(allocations);
         self.composed.jobs.insert(self.job.name.clone(), (inputs, reads));
         Ok(Ok(()))
     }

@@ -11,6 +11,9 @@ use crate::catalog::kv::Row;
 use crate::model::kv::{Keys, Namespace, Source, Value};
 use crate::secrets::SealingKey;
 
+/// How the keys of certificates begin.
+pub(super) const CERTIFICATES: &str = "certs/";
+
 /// Certificates of one job, PEM, by namespace.
 pub(super) type Pems = BTreeMap<Namespace, Keys>;
 
@@ -49,6 +52,19 @@ impl Live {
     pub(super) fn set_pems(&self, pems: Pems) {
         *self.pems.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(pems);
     }
+
+    fn opened(&self, row: &Row) -> Result<Value, String> {
+        if !row.is_sealed() {
+            return Ok(Value::plain(&row.value));
+        }
+        let opened = self.key.open_value(&row.namespace, &row.key, &row.value);
+        let text = opened.map_err(|error| format!("{} in {}: {}", row.key, row.namespace, chain(&error)))?;
+        Ok(Value { text: text.to_string(), secret: true })
+    }
+
+    fn pems(&self) -> Arc<Pems> {
+        self.pems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Source for Live {
@@ -57,25 +73,25 @@ impl Source for Live {
         match namespace {
             Namespace::JobVars(job) | Namespace::JobSecrets(job) => {
                 for row in self.stored.get(&namespace.to_string()).into_iter().flatten() {
-                    let value = if row.is_sealed() {
-                        let opened = self.key.open_value(&row.namespace, &row.key, &row.value);
-                        let text = opened.map_err(|error| format!("{} in {namespace}: {}", row.key, chain(&error)))?;
-                        Value { text: text.to_string(), secret: true }
-                    } else {
-                        Value::plain(&row.value)
-                    };
-                    keys.insert(row.key.clone(), value);
+                    keys.insert(row.key.clone(), self.opened(row)?);
                 }
                 if matches!(namespace, Namespace::JobVars(_)) {
                     keys.extend(self.derived.variables(job));
                 }
             }
-            Namespace::Allocation(..) => {
-                let pems = self.pems.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                keys.extend(pems.get(namespace).cloned().unwrap_or_default());
-            }
+            Namespace::Allocation(..) => keys.extend(self.pems().get(namespace).cloned().unwrap_or_default()),
             _ => {}
         }
         Ok(Arc::new(keys))
+    }
+
+    fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Value>, String> {
+        match namespace {
+            Namespace::JobVars(_) | Namespace::JobSecrets(_) => Ok(self.keys(namespace)?.get(key).cloned()),
+            Namespace::Allocation(..) if key.starts_with(CERTIFICATES) => {
+                Ok(self.pems().get(namespace).and_then(|keys| keys.get(key)).cloned())
+            }
+            _ => Ok(self.derived.get(namespace, key)),
+        }
     }
 }

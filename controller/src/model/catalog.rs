@@ -36,6 +36,7 @@ impl Snapshot {
 
     /// The job's allocations, in worker order; removed ones included.
     pub fn allocations_of<'a>(&'a self, job: &'a JobName) -> impl Iterator<Item = &'a Allocation> {
-        self.allocations.iter().filter(move |a| a.job == *job)
+        let first = self.allocations.partition_point(|a| a.job < *job);
+        self.allocations[first..].iter().take_while(move |a| a.job == *job)
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use shared::{Host, JobName};
 
 use super::HookEvent;
@@ -91,6 +92,11 @@ impl Namespace {
             Self::Allocation(job, _) => Some(job),
             _ => None,
         }
+    }
+
+    /// Whether every worker has its own.
+    pub fn is_of_worker(&self) -> bool {
+        matches!(self, Self::Worker(_) | Self::Tags(_) | Self::Allocation(..))
     }
 
     /// The same namespace as another worker has it: what one allocation read stands for what its
@@ -206,45 +212,79 @@ pub trait Source: Send + Sync {
     /// The live keys of a namespace; a namespace without any is an empty map. Failing to read them is
     /// an error that says why.
     fn keys(&self, namespace: &Namespace) -> Result<Arc<Keys>, String>;
+
+    /// One live value, `None` when there is none: cheaper than all of them, where that can be.
+    fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Value>, String> {
+        Ok(self.keys(namespace)?.get(key).cloned())
+    }
 }
 
-/// A source that remembers what it gave, and so which namespaces were asked for.
+/// What was asked of a namespace: what is made of the answers changes with them alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Single values, of keys that are there and of keys that are not.
+    pub values: BTreeSet<String>,
+    /// Which keys there are.
+    pub names: bool,
+}
+
+/// A source that remembers what it was asked for.
 pub struct Remembering {
     source: Arc<dyn Source>,
+    asked: Mutex<BTreeMap<Namespace, Asked>>,
+    /// What all workers have in common is asked for again and again.
     given: Mutex<BTreeMap<Namespace, Arc<Keys>>>,
 }
 
 impl fmt::Debug for Remembering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Values stay out of logs.
-        f.debug_struct("Remembering").field("namespaces", &self.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Remembering").field("asked", &*lock(&self.asked)).finish_non_exhaustive()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Remembering {
     /// Nothing asked for yet.
     pub fn new(source: Arc<dyn Source>) -> Self {
-        Self { source, given: Mutex::default() }
+        Self { source, asked: Mutex::default(), given: Mutex::default() }
     }
 
     /// What was asked for.
-    pub fn asked(&self) -> BTreeSet<Namespace> {
-        self.lock().keys().cloned().collect()
+    pub fn asked(&self) -> BTreeMap<Namespace, Asked> {
+        lock(&self.asked).clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Namespace, Arc<Keys>>> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    fn common(&self, namespace: &Namespace) -> Result<Arc<Keys>, String> {
+        if let Some(keys) = lock(&self.given).get(namespace) {
+            return Ok(keys.clone());
+        }
+        let keys = self.source.keys(namespace)?;
+        lock(&self.given).insert(namespace.clone(), keys.clone());
+        Ok(keys)
     }
 }
 
 impl Source for Remembering {
     fn keys(&self, namespace: &Namespace) -> Result<Arc<Keys>, String> {
-        if let Some(keys) = self.lock().get(namespace) {
-            return Ok(keys.clone());
+        lock(&self.asked).entry(namespace.clone()).or_default().names = true;
+        if namespace.is_of_worker() { self.source.keys(namespace) } else { self.common(namespace) }
+    }
+
+    fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Value>, String> {
+        let mut all = lock(&self.asked);
+        let asked = all.entry(namespace.clone()).or_default();
+        if !asked.values.contains(key) {
+            asked.values.insert(key.to_owned());
         }
-        let keys = self.source.keys(namespace)?;
-        self.lock().insert(namespace.clone(), keys.clone());
-        Ok(keys)
+        drop(all);
+        if namespace.is_of_worker() {
+            return self.source.get(namespace, key);
+        }
+        Ok(self.common(namespace)?.get(key).cloned())
     }
 }
 

@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, context};
 use shared::{BucketId, Code, Diagnostic, JobName, RelPath};
 
 use super::{Rendered, functions};
-use crate::model::kv::{Access, Keys, Namespace, Source as Values};
+use crate::model::kv::{Access, Namespace, Source as Values};
 use crate::model::{Allocation, Worker};
 
 /// Longest output, bytes.
@@ -220,19 +220,22 @@ struct Reader {
 }
 
 impl Reader {
-    fn namespace(&self, text: &str) -> Result<Arc<Keys>, Error> {
+    fn namespace(&self, text: &str) -> Result<Namespace, Error> {
         let access = Access { job: &self.job, host: &self.host, upstream: &self.upstream };
-        match text.parse::<Namespace>().ok().filter(|namespace| access.may_read(namespace)) {
-            Some(namespace) => self.values.keys(&namespace).map_err(|why| Error::new(ErrorKind::InvalidOperation, why)),
-            None => Err(Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {text}"))),
-        }
+        let namespace = text.parse::<Namespace>().ok().filter(|namespace| access.may_read(namespace));
+        namespace.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {text}")))
+    }
+
+    fn names(&self, namespace: &str) -> Result<Vec<String>, Error> {
+        let keys = self.values.keys(&self.namespace(namespace)?).map_err(unreadable)?;
+        Ok(keys.keys().cloned().collect())
     }
 
     fn get(&self, namespace: &str, key: &str, required: bool) -> Result<String, Error> {
-        match self.namespace(namespace)?.get(key) {
+        match self.values.get(&self.namespace(namespace)?, key).map_err(unreadable)? {
             Some(value) => {
                 self.secret.fetch_or(value.secret, Ordering::Relaxed);
-                Ok(value.text.clone())
+                Ok(value.text)
             }
             None if required => Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}"))),
             None => Ok(String::new()),
@@ -258,9 +261,11 @@ fn add_values(environment: &mut Environment<'static>, context: &Context<'_>, sec
         let get = reader.clone();
         environment.add_function(name, move |key: String| get.get(&format!("secrets/job/{}", get.job), &key, true));
     }
-    environment.add_function("keys", move |namespace: String| -> Result<Vec<String>, Error> {
-        Ok(reader.namespace(&namespace)?.keys().cloned().collect())
-    });
+    environment.add_function("keys", move |namespace: String| reader.names(&namespace));
+}
+
+fn unreadable(why: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, why)
 }
 
 fn place(job: &JobName, path: &RelPath, error: &Error) -> String {
@@ -275,7 +280,7 @@ fn detail(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::kv::Value;
+    use crate::model::kv::{Keys, Value};
     use shared::{AllocId, WorkerId};
     use uuid::Uuid;
 

@@ -16,30 +16,29 @@ pub struct Args {}
 /// Runs it.
 pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let snapshot = catalog.read(|tx| read::snapshot(tx))?;
-    let live = snapshot.allocations.iter().filter(|a| !a.removed).count();
+    let bucket = catalog.read(|tx| read::summary(tx))?;
     if context.ui.wants_json() {
         context.ui.out_json(&json!({
-            "bucket_id": snapshot.bucket_id,
-            "epoch": snapshot.epoch,
-            "update_seq": snapshot.update_seq,
-            "workers": snapshot.workers.len(),
-            "jobs": snapshot.jobs.len(),
-            "allocations": live,
-            "built_at_ms": snapshot.built_at_ms,
+            "bucket_id": bucket.bucket_id,
+            "epoch": bucket.epoch,
+            "update_seq": bucket.update_seq,
+            "workers": bucket.workers,
+            "jobs": bucket.jobs,
+            "allocations": bucket.allocations,
+            "built_at_ms": bucket.built_at_ms,
         }));
         return Ok(());
     }
-    let built = match snapshot.built_at_ms {
+    let built = match bucket.built_at_ms {
         Some(at) => crate::cli::table::time(at),
         None => "never (run maand build)".to_owned(),
     };
     let mut table = Table::new(&["Description", "Value"]);
-    table.row(vec!["Bucket ID".into(), snapshot.bucket_id.to_string().into()]);
-    table.row(vec!["Update Sequence".into(), snapshot.update_seq.into()]);
-    table.row(vec!["Number of Workers".into(), snapshot.workers.len().into()]);
-    table.row(vec!["Number of Jobs".into(), snapshot.jobs.len().into()]);
-    table.row(vec!["Number of Allocations".into(), live.into()]);
+    table.row(vec!["Bucket ID".into(), bucket.bucket_id.to_string().into()]);
+    table.row(vec!["Update Sequence".into(), bucket.update_seq.into()]);
+    table.row(vec!["Number of Workers".into(), bucket.workers.into()]);
+    table.row(vec!["Number of Jobs".into(), bucket.jobs.into()]);
+    table.row(vec!["Number of Allocations".into(), bucket.allocations.into()]);
     table.row(vec!["Last Build".into(), built.into()]);
     table.print(&context.ui);
     Ok(())

@@ -18,12 +18,12 @@ pub struct Args {}
 /// Runs it.
 pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let (snapshot, said, contacts, joined) = catalog
-        .read(|tx| Ok((read::snapshot(tx)?, observed::agents(tx)?, observed::contacts(tx)?, agents::joined(tx)?)))?;
+    let (workers, said, contacts, joined) = catalog
+        .read(|tx| Ok((read::workers(tx)?, observed::agents(tx)?, observed::contacts(tx)?, agents::joined(tx)?)))?;
     let now_ms = clock::now_ms();
     let mut table =
         Table::new(&["host", "state", "last_seen", "version", "update_seq", "certificate_end", "clock_ms", "refused"]);
-    for worker in &snapshot.workers {
+    for worker in &workers {
         let id = worker.worker_id;
         let agent = said.get(&id);
         let contact = contacts.get(&id);

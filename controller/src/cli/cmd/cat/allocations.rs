@@ -1,5 +1,7 @@
 //! `maand cat allocations`.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::catalog::read;
@@ -23,9 +25,11 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let snapshot = context.catalog()?.read(|tx| read::snapshot(tx))?;
     let filter = Filter::new(&snapshot, &args.jobs, &args.workers)?;
+    let zones: HashMap<_, _> =
+        snapshot.workers.iter().filter_map(|worker| Some((&worker.host, worker.tags.get("zone")?))).collect();
     let mut table = Table::new(&["allocation_id", "worker_ip", "zone", "job", "disabled", "removed"]);
     for allocation in snapshot.allocations.iter().filter(|a| filter.job(&a.job) && filter.worker(&a.host)) {
-        let zone = snapshot.worker(&allocation.host).and_then(|worker| worker.tags.get("zone"));
+        let zone = zones.get(&allocation.host);
         table.row(vec![
             allocation.alloc_id.to_string().into(),
             allocation.host.as_str().into(),

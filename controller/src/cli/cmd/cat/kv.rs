@@ -76,31 +76,42 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 fn list(args: &List, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let (snapshot, rows) = catalog.read(|tx| {
-        let mut rows = kv::all(tx)?;
-        for row in &mut rows {
-            row.value = kv::resolve(tx, row)?;
+    let readable = match args.jobs[..] {
+        [] => None,
+        _ => {
+            let snapshot = catalog.read(|tx| read::snapshot(tx))?;
+            let filter = Filter::new(&snapshot, &args.jobs, &[])?;
+            Some(readable(&snapshot, &filter))
         }
-        Ok((read::snapshot(tx)?, rows))
-    })?;
-    let filter = Filter::new(&snapshot, &args.jobs, &[])?;
-    let readable = if args.jobs.is_empty() { None } else { Some(readable(&snapshot, &filter)) };
+    };
     let mut table = Table::new(&["namespace", "key", "value", "version", "ttl", "created_date", "deleted"]);
-    for row in rows {
-        let wanted = readable.as_ref().is_none_or(|readable| readable.contains(&row.namespace));
-        if !wanted || (args.active && row.deleted) || (args.deleted && !row.deleted) {
-            continue;
+    catalog.read(|tx| {
+        let mut resolver = kv::Resolver::new(tx);
+        let mut add = |row: Row| {
+            if (args.active && row.deleted) || (args.deleted && !row.deleted) {
+                return Ok(());
+            }
+            // Four bytes a character are enough.
+            let value = shown(&row, resolver.value(&row, 4 * SHOWN)?);
+            table.row(vec![
+                row.namespace.into(),
+                row.key.into(),
+                value.into(),
+                row.version.into(),
+                0.into(),
+                time(row.created_ms).into(),
+                row.deleted.into(),
+            ]);
+            Ok(())
+        };
+        match &readable {
+            None => kv::for_each(tx, add),
+            Some(names) => {
+                let rows = |name: &String| kv::rows(tx, name);
+                names.iter().try_for_each(|name| rows(name)?.into_values().try_for_each(&mut add))
+            }
         }
-        table.row(vec![
-            row.namespace.as_str().into(),
-            row.key.as_str().into(),
-            shown(&row).into(),
-            row.version.into(),
-            0.into(),
-            time(row.created_ms).into(),
-            row.deleted.into(),
-        ]);
-    }
+    })?;
     super::print(&table, context, "there are no key-values", "run maand build, or choose other jobs")
 }
 
@@ -117,14 +128,14 @@ fn readable(snapshot: &Snapshot, filter: &Filter) -> BTreeSet<String> {
     all
 }
 
-/// A value as a table shows it.
-fn shown(row: &Row) -> String {
+/// A row's value as a table shows it.
+fn shown(row: &Row, value: String) -> String {
     if row.is_sealed() {
         return "[encrypted]".to_owned();
     }
     let text = match row.key.starts_with("certs/") {
-        true => row.value.lines().next().unwrap_or_default(),
-        false => &row.value,
+        true => value.lines().next().unwrap_or_default(),
+        false => &value,
     };
     match text.char_indices().nth(SHOWN) {
         Some((at, _)) => format!("{}...", &text[..at]),

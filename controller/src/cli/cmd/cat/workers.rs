@@ -13,9 +13,9 @@ pub struct Args {}
 
 /// Runs it.
 pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
-    let snapshot = context.catalog()?.read(|tx| read::snapshot(tx))?;
+    let workers = context.catalog()?.read(|tx| read::workers(tx))?;
     let mut table = Table::new(&["worker_ip", "zone", "cpu_mhz", "memory_mb", "position", "labels"]);
-    for worker in &snapshot.workers {
+    for worker in &workers {
         table.row(vec![
             worker.host.as_str().into(),
             worker.tags.get("zone").map_or(Value::Null, |zone| zone.as_str().into()),
