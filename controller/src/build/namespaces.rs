@@ -34,10 +34,19 @@ struct Facts {
     active: Vec<Host>,
     /// Not removed, drained ones included.
     placed: Vec<Host>,
+    /// Some allocation is removed.
+    removed: bool,
     /// Where in `placed` a host is.
     index: HashMap<Host, usize>,
     /// Digest of what the allocations' namespaces are made of.
     placement: [u8; 32],
+}
+
+impl Facts {
+    /// Everything that it had is removed: its key-values go, as those of a job that is gone.
+    fn is_left(&self) -> bool {
+        self.placed.is_empty() && self.removed
+    }
 }
 
 fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
@@ -86,14 +95,19 @@ impl Derived {
                 variables: input.map(|input| input.variables.clone()).unwrap_or_default(),
                 active: Vec::new(),
                 placed: Vec::new(),
+                removed: false,
                 index: HashMap::new(),
                 placement: [0; 32],
             };
             facts.insert(job.name.clone(), of_job);
         }
         let mut on_host: HashMap<Host, Vec<JobName>> = HashMap::new();
-        for allocation in allocations.iter().filter(|a| !a.removed) {
+        for allocation in allocations {
             let Some(facts) = facts.get_mut(&allocation.job) else { continue };
+            if allocation.removed {
+                facts.removed = true;
+                continue;
+            }
             facts.index.insert(allocation.host.clone(), facts.placed.len());
             facts.placed.push(allocation.host.clone());
             if !allocation.disabled {
@@ -119,7 +133,10 @@ impl Derived {
             self.workers.keys().flat_map(|host| [Namespace::Worker(host.clone()), Namespace::Tags(host.clone())]),
         );
         all.extend(
-            self.jobs.keys().flat_map(|job| [Namespace::Job(job.clone()), Namespace::JobOverrides(job.clone())]),
+            self.jobs
+                .iter()
+                .filter(|(_, facts)| !facts.is_left())
+                .flat_map(|(job, _)| [Namespace::Job(job.clone()), Namespace::JobOverrides(job.clone())]),
         );
         all
     }
@@ -163,7 +180,8 @@ impl Derived {
             }
             Namespace::Job(job) => self.job_keys(job, &mut keys),
             Namespace::JobOverrides(job) => {
-                keys.extend(self.jobs.get(job).map(|facts| facts.overrides.clone()).unwrap_or_default());
+                let facts = self.jobs.get(job).filter(|facts| !facts.is_left());
+                keys.extend(facts.map(|facts| facts.overrides.clone()).unwrap_or_default());
             }
             Namespace::Allocation(job, host) => self.allocation_keys(job, host, &mut keys),
             Namespace::JobVars(_) | Namespace::JobSecrets(_) => {}
@@ -218,7 +236,7 @@ impl Derived {
     }
 
     fn job_keys(&self, job: &JobName, keys: &mut BTreeMap<String, String>) {
-        let Some(facts) = self.jobs.get(job) else { return };
+        let Some(facts) = self.jobs.get(job).filter(|facts| !facts.is_left()) else { return };
         let spec = &facts.spec;
         keys.insert("job_id".into(), id_of(self.bucket, "job", job.as_str()));
         keys.insert("name".into(), job.to_string());
