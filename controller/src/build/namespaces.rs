@@ -34,10 +34,19 @@ struct Facts {
     active: Vec<Host>,
     /// Not removed, drained ones included.
     placed: Vec<Host>,
+    /// Some allocation is removed.
+    removed: bool,
     /// Where in `placed` a host is.
     index: HashMap<Host, usize>,
     /// Digest of `placed`.
     placement: [u8; 32],
+}
+
+impl Facts {
+    /// Everything that it had is removed: its key-values go, as those of a job that is gone.
+    fn is_left(&self) -> bool {
+        self.placed.is_empty() && self.removed
+    }
 }
 
 /// What is taken of a namespace: one rule makes them all, and only the values that are wanted.
@@ -113,14 +122,19 @@ impl Derived {
                 variables: input.map(|input| input.variables.clone()).unwrap_or_default(),
                 active: Vec::new(),
                 placed: Vec::new(),
+                removed: false,
                 index: HashMap::new(),
                 placement: [0; 32],
             };
             facts.insert(job.name.clone(), of_job);
         }
         let mut on_host: HashMap<Host, Vec<JobName>> = HashMap::new();
-        for allocation in allocations.iter().filter(|a| !a.removed) {
+        for allocation in allocations {
             let Some(facts) = facts.get_mut(&allocation.job) else { continue };
+            if allocation.removed {
+                facts.removed = true;
+                continue;
+            }
             facts.index.insert(allocation.host.clone(), facts.placed.len());
             facts.placed.push(allocation.host.clone());
             if !allocation.disabled {
@@ -145,7 +159,10 @@ impl Derived {
             self.workers.keys().flat_map(|host| [Namespace::Worker(host.clone()), Namespace::Tags(host.clone())]),
         );
         all.extend(
-            self.jobs.keys().flat_map(|job| [Namespace::Job(job.clone()), Namespace::JobOverrides(job.clone())]),
+            self.jobs
+                .iter()
+                .filter(|(_, facts)| !facts.is_left())
+                .flat_map(|(job, _)| [Namespace::Job(job.clone()), Namespace::JobOverrides(job.clone())]),
         );
         all
     }
@@ -207,7 +224,8 @@ impl Derived {
             Namespace::Tags(host) => keys.put_all(self.workers.get(host).into_iter().flat_map(|worker| &worker.tags)),
             Namespace::Job(job) => self.job_keys(job, keys),
             Namespace::JobOverrides(job) => {
-                keys.put_all(self.jobs.get(job).into_iter().flat_map(|facts| &facts.overrides));
+                let facts = self.jobs.get(job).filter(|facts| !facts.is_left());
+                keys.put_all(facts.into_iter().flat_map(|facts| &facts.overrides));
             }
             Namespace::Allocation(job, host) => self.allocation_keys(job, host, keys),
             Namespace::JobVars(_) | Namespace::JobSecrets(_) => {}
@@ -262,7 +280,7 @@ impl Derived {
     }
 
     fn job_keys(&self, job: &JobName, keys: &mut Taken<'_>) {
-        let Some(facts) = self.jobs.get(job) else { return };
+        let Some(facts) = self.jobs.get(job).filter(|facts| !facts.is_left()) else { return };
         let spec = &facts.spec;
         keys.put("job_id", || id_of(self.bucket, "job", job.as_str()));
         keys.put("name", || job.to_string());

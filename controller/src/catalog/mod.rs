@@ -49,6 +49,9 @@ pub enum Error {
         /// Ours.
         known: u32,
     },
+    /// A database with tables of another program.
+    #[error("data/maand.db was not made by this program")]
+    Foreign,
     /// SQLite refused.
     #[error("catalog: {operation}")]
     Sql {
@@ -97,13 +100,13 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The schema of the catalog at `path`, if it is an older one.
+    /// The schema of the catalog at `path`, if it is an older one; refuses what is newer or not ours.
     pub fn outdated(path: &Path) -> Result<Option<u32>> {
         match Self::connect(path, OpenFlags::empty()) {
             Err(Error::Missing(_)) => Ok(None),
             Err(error) => Err(error),
             Ok(catalog) => {
-                let found = schema::version(&catalog.connection)?;
+                let found = schema::known(&catalog.connection)?;
                 Ok((found > 0 && found < schema::CURRENT).then_some(found))
             }
         }
@@ -216,6 +219,12 @@ impl From<Error> for Failure {
                 Exit::NotABucket,
                 Diagnostic::new(Code::SchemaNewer, error.to_string())
                     .remedy("use the maand that made it, or a newer one"),
+            ),
+            Error::Foreign => Self::new(
+                Exit::NotABucket,
+                Diagnostic::new(Code::NotABucket, error.to_string()).remedy(
+                    "move data/ away and run maand init, then build: the workspace and secrets/ stay as they are",
+                ),
             ),
             Error::Sql { .. } => {
                 Self::new(Exit::Failed, Diagnostic::new(Code::Storage, "the catalog cannot be used").cause(&error))

@@ -20,21 +20,29 @@ pub fn version(connection: &Connection) -> Result<u32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0)).during("reading its schema version")
 }
 
+/// The schema of an open database that is ours and not newer than this program; 0 when it is empty.
+pub fn known(connection: &Connection) -> Result<u32> {
+    let found = version(connection)?;
+    if found > CURRENT {
+        return Err(Error::Newer { found, known: CURRENT });
+    }
+    let tables: u32 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .during("looking at what is in it")?;
+    if found == 0 && tables > 0 { Err(Error::Foreign) } else { Ok(found) }
+}
+
 /// Refuses a catalog of another version.
 pub fn check(connection: &Connection) -> Result<()> {
-    match version(connection)? {
+    match known(connection)? {
         CURRENT => Ok(()),
-        found if found > CURRENT => Err(Error::Newer { found, known: CURRENT }),
         found => Err(Error::Older { found, needed: CURRENT }),
     }
 }
 
 /// Brings a catalog to [`CURRENT`]; a newer one is refused, untouched.
 pub fn migrate(connection: &mut Connection) -> Result<()> {
-    let found = version(connection)?;
-    if found > CURRENT {
-        return Err(Error::Newer { found, known: CURRENT });
-    }
+    let found = known(connection)?;
     for (at, script) in MIGRATIONS.iter().enumerate().skip(found as usize) {
         let transaction = connection.transaction().during("beginning a migration")?;
         transaction.execute_batch(script).during("migrating it")?;

@@ -10,7 +10,7 @@ use super::{During, Result, certificates, kv, to_json};
 use crate::build::Build;
 use crate::build::namespaces::Derived;
 use crate::compose::Composed;
-use crate::model::kv::{Keys, Namespace};
+use crate::model::kv::{Keys, Namespace, ROLLOUT_ORDER};
 use crate::model::{Allocation, FileKind, Fingerprint, Snapshot};
 use crate::workspace::load::Seen;
 
@@ -201,13 +201,19 @@ fn key_values(connection: &Connection, written: &Written<'_>) -> Result<()> {
         scope(connection, &mut kept, &name, digest(&keys), || {
             kv::sync(connection, &namespace, &kv::rows(connection, &name)?, &keys, |_| true, now_ms)
         })?;
+        // An order that a hook set was for the deploy that it was made for.
+        if let (Namespace::Job(_), Some(order)) = (&namespace, keys.get(ROLLOUT_ORDER)) {
+            kv::put(connection, &namespace.to_string(), ROLLOUT_ORDER, &order.text, now_ms)?;
+        }
     }
     for job in derived.jobs() {
         let (namespace, variables) = (Namespace::JobVars(job.clone()), derived.variables(job));
         let name = namespace.to_string();
-        scope(connection, &mut kept, &name, digest(&variables), || {
-            kv::sync(connection, &namespace, &kv::rows(connection, &name)?, &variables, |_| false, now_ms)
-        })?;
+        // Hooks write here too: what the file says is put at every build, as templates see it.
+        if !variables.is_empty() {
+            kv::sync(connection, &namespace, &kv::rows(connection, &name)?, &variables, |_| false, now_ms)?;
+        }
+        scope(connection, &mut kept, &name, digest(&variables), || Ok(()))?;
         scope(connection, &mut kept, &allocations_of(job.as_str()), derived.allocations_digest(job), || {
             let mut below = kv::rows_below(connection, &format!("maand/job/{job}/worker/"))?;
             for host in derived.placed(job) {

@@ -171,7 +171,7 @@ impl Templates {
             (ErrorKind::UndefinedError, _) => Diagnostic::new(Code::TemplateUndefined, "this template uses a name that is not defined")
                 .remedy("the names are allocation_id, job, current_version, new_version, bucket_id, worker_id, worker_ip, labels, bucket_path, job_path; key-values are read with get(namespace, key)"),
             (ErrorKind::UnknownFunction, _) => Diagnostic::new(Code::TemplateUndefined, format!("this template calls what is not there: {text}"))
-                .remedy("the functions are get, get_optional, get_secret, keys, split, join, trim, upper, lower, int, min, max"),
+                .remedy("the functions are get, get_optional, get_secret, keys, split, join, trim, upper, lower, add, sub, mul, div, int, min, max"),
             (ErrorKind::InvalidOperation, Some((MISSING, rest))) => {
                 let (namespace, key) = rest.split_once(' ').unwrap_or((rest, ""));
                 let keys = namespace.parse().ok().and_then(|namespace| context.values.keys(&namespace).ok());

@@ -53,6 +53,8 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
 /// Makes what is missing; the bucket's id, and the names of what was made.
 pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failure> {
     let mut made = Vec::new();
+    // First, so that what is refused stays as it is.
+    let outdated = Catalog::outdated(&bucket.database())?;
     for dir in [bucket.data(), bucket.workspace(), bucket.jobs(), bucket.logs(), bucket.tmp(), bucket.secrets()] {
         if !dir.is_dir() {
             std::fs::create_dir_all(&dir).map_err(|error| cannot(bucket, &dir, &error))?;
@@ -66,13 +68,11 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
     if !bucket.database().is_file() {
         made.push(bucket.shown(&bucket.database()).to_string());
     }
-    if let Some(found) = Catalog::outdated(&bucket.database())? {
+    if let Some(found) = outdated {
         // Before the first step of an upgrade: what it was, as a file that only needs to be put back.
         let backup = bucket.data().join(format!("maand.db.schema-{found}.bak"));
-        if !backup.exists() {
-            Catalog::back_up(&bucket.database(), &backup)?;
-            made.push(bucket.shown(&backup).to_string());
-        }
+        back_up(bucket, &backup)?;
+        made.push(bucket.shown(&backup).to_string());
     }
     let mut catalog = Catalog::create(&bucket.database())?;
     let fresh = BucketId::from_uuid(clock::random_uuid());
@@ -105,6 +105,19 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
         made.push(bucket.shown(&bucket.kv_key()).to_string());
     }
     Ok((id, made))
+}
+
+/// Copies the catalog to `backup`: whole when it has that name, whenever this ends. An earlier copy of
+/// the same schema is replaced, because what is there now has not been upgraded yet.
+fn back_up(bucket: &BucketDir, backup: &Path) -> Result<(), Failure> {
+    let half = backup.with_extension("bak.tmp");
+    drop(std::fs::remove_file(&half));
+    Catalog::back_up(&bucket.database(), &half)?;
+    std::fs::File::open(&half)
+        .and_then(|copy| copy.sync_all())
+        .and_then(|()| std::fs::rename(&half, backup))
+        .and_then(|()| std::fs::File::open(bucket.data())?.sync_all())
+        .map_err(|error| cannot(bucket, backup, &error))
 }
 
 fn cannot(bucket: &BucketDir, path: &Path, error: &dyn std::error::Error) -> Failure {
