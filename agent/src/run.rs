@@ -325,6 +325,11 @@ mod tests {
         let (ended, _, dir) = run("start:\n\t@sleep 300 & echo $$! > child; sleep 300\n", 1);
         assert_eq!(ended.outcome, Outcome::TimedOut);
         let child = std::fs::read_to_string(dir.path().join("child")).unwrap().trim().parse().unwrap();
+        // Killed it is; whoever inherited it may not have looked at it yet.
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while starttime(child).is_some() && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(starttime(child), None);
     }
 

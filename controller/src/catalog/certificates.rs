@@ -27,6 +27,20 @@ pub fn all(connection: &Connection) -> Result<BTreeMap<JobName, OfJob>> {
     Ok(found)
 }
 
+/// Those of one job.
+pub fn of(connection: &Connection, job: &JobName) -> Result<OfJob> {
+    let mut select = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM certificate WHERE job = ?1 ORDER BY name, host"))
+        .during("reading certificates")?;
+    let mut rows = select.query([job.as_str()]).during("reading certificates")?;
+    let mut found = OfJob::new();
+    while let Some(row) = rows.next().during("reading certificates")? {
+        let issued = issued(row)?;
+        found.insert((issued.name.clone(), issued.host.clone()), issued);
+    }
+    Ok(found)
+}
+
 fn issued(row: &Row<'_>) -> Result<Issued> {
     let text = |at: usize| -> Result<String> { row.get(at).during("reading a certificate") };
     let number = |at: usize| -> Result<u64> { row.get(at).during("reading a certificate") };

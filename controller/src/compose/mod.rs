@@ -3,6 +3,7 @@
 //! inputs are the same keeps its bundles, an allocation whose values are the same keeps what was
 //! rendered for it.
 
+pub mod again;
 mod certificates;
 mod inputs;
 mod values;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shared::diagnostic::chain;
-use shared::{Bundle, BundleDigest, Code, Diagnostic, Entry, JobName};
+use shared::{Bundle, BundleDigest, Code, Diagnostic, Entry, Host, JobName};
 use thiserror::Error;
 
 use crate::build::Build;
@@ -21,11 +22,11 @@ use crate::catalog::{self, Catalog, bundles, certificates as rows, read};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::model::cert::Issued;
-use crate::model::kv::{Remembering, Source};
-use crate::model::{Allocation, FileKind, Job, Worker};
+use crate::model::kv::{Asked, Namespace, Remembering, Source};
+use crate::model::{Allocation, FileKind, HookEvent, Job, Worker};
 use crate::paths::BucketDir;
 use crate::render::template::Source as Text;
-use crate::render::{self, Context, Templates};
+use crate::render::{self, Context, Templates, Unrendered};
 use crate::secrets::{self, SealingKey};
 use crate::tls;
 use crate::tls::ca::{Authority, Kind};
@@ -141,6 +142,7 @@ pub fn compose(
     };
     let made = inputs::Made::new(build.bucket_id, &build.workers, derived.clone(), live.clone());
     let workers: BTreeMap<_, Worker> = build.workers.iter().map(|w| (w.worker_id, w.clone())).collect();
+    let writers = writers(&build.jobs);
     let mut composed = Composed::default();
     let mut problems = Vec::new();
     let mut lists = Lists { catalog, waiting: BTreeMap::new() };
@@ -188,6 +190,7 @@ pub fn compose(
             workers: &workers,
             certificates: &there,
             ca: &ca_entry,
+            writers: &writers,
             composed: &mut composed,
         };
         match one.compose(of_job, old.map(|(_, reads)| reads), &mut batch, &mut lists)? {
@@ -219,6 +222,8 @@ struct OneJob<'a> {
     workers: &'a BTreeMap<shared::WorkerId, Worker>,
     certificates: &'a rows::OfJob,
     ca: &'a Entry,
+    /// Jobs whose hooks may write values.
+    writers: &'a BTreeSet<JobName>,
     composed: &'a mut Composed,
 }
 
@@ -269,8 +274,12 @@ impl OneJob<'_> {
                             }
                             rendered.iter().map(render::Rendered::entry).collect()
                         }
+                        Err(failed) if may_come(&failed, self.writers) => {
+                            self.undecided(allocations, values.asked(), &failed).map_err(unreadable)?;
+                            return Ok(Ok(()));
+                        }
                         // The same mistake on a thousand workers is one mistake.
-                        Err(found) => return Ok(Err(found)),
+                        Err(failed) => return Ok(Err(failed.problems)),
                     }
                 }
             };
@@ -302,20 +311,66 @@ impl OneJob<'_> {
         Ok(Ok(()))
     }
 
-    fn certificates_of(&self, allocation: &Allocation) -> Vec<Entry> {
-        let entry = |path: String, mode: u32, (blob, len): (shared::BlobDigest, u64), private: bool| {
-            path.parse().ok().map(|path| Entry { path, mode, len, blob, private })
-        };
-        let mut entries = vec![self.ca.clone()];
-        for name in self.job.spec.certs.keys() {
-            let issued: Option<&Issued> = self.certificates.get(&(name.clone(), allocation.host.clone()));
-            if let Some(issued) = issued {
-                entries.extend(entry(format!("certs/{name}.crt"), 0o644, issued.crt, false));
-                entries.extend(entry(format!("certs/{name}.key"), 0o600, issued.key, true));
-            }
+    /// Its templates read what hooks have not written yet: what they come to is known when the job deploys.
+    fn undecided(
+        &mut self,
+        allocations: &mut [Allocation],
+        asked: BTreeMap<Namespace, Asked>,
+        failed: &Unrendered,
+    ) -> Result<(), String> {
+        for allocation in allocations.iter_mut().filter(|a| !a.removed) {
+            (allocation.bundle, allocation.render_inputs) = (None, None);
         }
-        entries
+        let reads = Reads::new(asked, self.templates.uses_current_version());
+        let inputs = self.made.of(self.job, self.certificates, &reads)?.all(allocations);
+        self.composed.jobs.insert(self.job.name.clone(), (inputs, reads));
+        if let Some(problem) = failed.problems.first() {
+            let at = problem.at.as_deref().unwrap_or_default();
+            let name = &self.job.name;
+            self.composed.notes.push(format!(
+                "job {name}: {at}: {}; a hook is to write it, and the job's files are known when it deploys",
+                problem.message
+            ));
+        }
+        Ok(())
     }
+
+    fn certificates_of(&self, allocation: &Allocation) -> Vec<Entry> {
+        certificate_entries(self.job, self.certificates, self.ca, &allocation.host)
+    }
+}
+
+/// Jobs that have a hook which may write variables and secrets.
+fn writers(jobs: &[Job]) -> BTreeSet<JobName> {
+    let writes = |job: &&Job| {
+        job.spec.hooks.values().any(|hook| hook.executed_on.iter().any(|event| *event != HookEvent::HealthCheck))
+    };
+    jobs.iter().filter(writes).map(|job| job.name.clone()).collect()
+}
+
+/// Whether nothing is wrong but values that hooks may still write.
+fn may_come(failed: &Unrendered, writers: &BTreeSet<JobName>) -> bool {
+    let written = |namespace: &Namespace| match namespace {
+        Namespace::JobVars(job) | Namespace::JobSecrets(job) => writers.contains(job),
+        _ => false,
+    };
+    failed.missing.as_ref().is_some_and(|missing| missing.iter().all(written))
+}
+
+/// The certificates of one allocation, as files of its bundle.
+fn certificate_entries(job: &Job, certificates: &rows::OfJob, ca: &Entry, host: &Host) -> Vec<Entry> {
+    let entry = |path: String, mode: u32, (blob, len): (shared::BlobDigest, u64), private: bool| {
+        path.parse().ok().map(|path| Entry { path, mode, len, blob, private })
+    };
+    let mut entries = vec![ca.clone()];
+    for name in job.spec.certs.keys() {
+        let issued: Option<&Issued> = certificates.get(&(name.clone(), host.clone()));
+        if let Some(issued) = issued {
+            entries.extend(entry(format!("certs/{name}.crt"), 0o644, issued.crt, false));
+            entries.extend(entry(format!("certs/{name}.key"), 0o600, issued.key, true));
+        }
+    }
+    entries
 }
 
 /// Bundles' lists on their way into the catalog: content by its digest, so that writing them before

@@ -3,11 +3,11 @@
 mod functions;
 pub mod template;
 
-use shared::{BlobDigest, Bundle, Diagnostic, Entry, RelPath};
+use shared::{BlobDigest, Bundle, Entry, RelPath};
 
 use crate::model::{FileKind, Job};
 
-pub use template::{Context, Templates};
+pub use template::{Context, Templates, Unrendered};
 
 /// A rendered file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,6 @@ pub fn bundle(
 }
 
 /// Renders every template of a job for one allocation.
-pub fn render(templates: &Templates, context: &Context<'_>) -> Result<Vec<Rendered>, Vec<Diagnostic>> {
+pub fn render(templates: &Templates, context: &Context<'_>) -> Result<Vec<Rendered>, Unrendered> {
     templates.render(context)
 }

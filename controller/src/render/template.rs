@@ -110,18 +110,20 @@ impl Templates {
     }
 
     /// Renders all for one allocation; all problems at once.
-    pub fn render(&self, context: &Context<'_>) -> Result<Vec<Rendered>, Vec<Diagnostic>> {
+    pub fn render(&self, context: &Context<'_>) -> Result<Vec<Rendered>, Unrendered> {
         // Functions of this allocation, on a copy of the environment: it is shared and cheap to clone.
         let mut environment = self.environment.clone();
         let secret = Arc::new(AtomicBool::new(false));
         add_values(&mut environment, context, &secret);
         let mut rendered = Vec::new();
         let mut problems = Vec::new();
+        let mut missing = Some(BTreeSet::new());
         for source in &self.sources {
             let path: Option<RelPath> = source.path.as_str().strip_suffix(".j2").and_then(|path| path.parse().ok());
             let Some(path) = path else {
                 let problem = Diagnostic::new(Code::TemplateFailed, "a template needs a name before .j2");
                 problems.push(problem.at(format!("workspace/jobs/{}/{}", self.job, source.path)));
+                missing = None;
                 continue;
             };
             secret.store(false, Ordering::Relaxed);
@@ -132,15 +134,22 @@ impl Templates {
                 Ok(output) if output.len() > OUTPUT_CAP => {
                     let problem = Diagnostic::new(Code::TemplateFailed, "this template renders to more than 16 MiB");
                     problems.push(problem.at(format!("workspace/jobs/{}/{}", self.job, source.path)));
+                    missing = None;
                 }
                 Ok(output) => {
                     let private = secret.load(Ordering::Relaxed);
                     rendered.push(Rendered { path, mode: source.mode, content: output.into_bytes(), private });
                 }
-                Err(error) => problems.push(self.problem(source, context, &error)),
+                Err(error) => {
+                    problems.push(self.problem(source, context, &error));
+                    match (lacking(&error), &mut missing) {
+                        (Some(namespace), Some(all)) => drop(all.insert(namespace)),
+                        _ => missing = None,
+                    }
+                }
             }
         }
-        if problems.is_empty() { Ok(rendered) } else { Err(problems) }
+        if problems.is_empty() { Ok(rendered) } else { Err(Unrendered { problems, missing }) }
     }
 
     fn scope(&self, context: &Context<'_>) -> minijinja::Value {
@@ -162,10 +171,7 @@ impl Templates {
 
     fn problem(&self, source: &Source, context: &Context<'_>, error: &Error) -> Diagnostic {
         let place = place(&self.job, &source.path, error);
-        let mut cause: &Error = error;
-        while let Some(inner) = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<Error>()) {
-            cause = inner;
-        }
+        let cause = innermost(error);
         let text = detail(cause);
         let problem = match (cause.kind(), text.split_once(' ')) {
             (ErrorKind::UndefinedError, _) => Diagnostic::new(Code::TemplateUndefined, "this template uses a name that is not defined")
@@ -199,6 +205,31 @@ impl Templates {
         };
         problem.at(place).note(format!("for {} on {}", self.job, context.worker.host))
     }
+}
+
+/// Why the templates of a job could not be rendered.
+#[derive(Debug, Clone)]
+pub struct Unrendered {
+    /// For the operator.
+    pub problems: Vec<Diagnostic>,
+    /// When nothing is wrong but keys that do not exist: of which namespaces.
+    pub missing: Option<BTreeSet<Namespace>>,
+}
+
+fn innermost(error: &Error) -> &Error {
+    let mut cause = error;
+    while let Some(inner) = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<Error>()) {
+        cause = inner;
+    }
+    cause
+}
+
+/// The namespace that lacks a key, if that is what is wrong.
+fn lacking(error: &Error) -> Option<Namespace> {
+    let cause = innermost(error);
+    let (mark, rest) = cause.detail()?.split_once(' ')?;
+    let is_ours = cause.kind() == ErrorKind::InvalidOperation && mark == MISSING;
+    if is_ours { rest.split_once(' ')?.0.parse().ok() } else { None }
 }
 
 /// Marks of our own errors, which the library hands through as text.
@@ -341,7 +372,7 @@ mod tests {
             let mark = if file.private { "[private]" } else { "" };
             format!("{}{mark}", String::from_utf8(file.content.clone()).unwrap())
         };
-        templates.render(&context).map(|files| shown(&files[0])).map_err(text)
+        templates.render(&context).map(|files| shown(&files[0])).map_err(|failed| text(failed.problems))
     }
 
     #[test]
