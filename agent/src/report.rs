@@ -217,6 +217,7 @@ fn report(
         accepted,
         refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         allocations,
+        operations: ledger.operations()?.into_iter().map(|entry| entry.observed).collect(),
         facts,
     })
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, fchmod};
 use shared::action::{ENV_CURRENT_VERSION, ENV_NEW_VERSION};
 use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState};
+use shared::api::v1::logs::Source;
 use shared::api::v1::report::{ObservedAction, Outcome, Phase, Process};
 use shared::backoff::Backoff;
 use shared::diagnostic::chain;
@@ -22,7 +23,9 @@ use crate::apply::plan::{Change, holds_private, plan};
 use crate::apply::survey::{mounted, survey};
 use crate::apply::tree::Tree;
 use crate::client::Client;
+use crate::health::probe::Prober;
 use crate::logs::Shipping;
+use crate::operations::Operations;
 use crate::reconcile::{Place, Row, Running, Step, next};
 use crate::report::Transient;
 use crate::state::layout::Layout;
@@ -48,6 +51,10 @@ pub struct Workshop {
     pub transient: Arc<Transient>,
     /// What health checks depend on has moved: what is wanted, or what runs.
     pub stirred: Notify,
+    /// Ad-hoc work.
+    pub operations: Operations,
+    /// What health checks are asked with.
+    pub prober: Arc<Prober>,
     desired: Mutex<Arc<DesiredState>>,
     busy: Mutex<HashSet<AllocId>>,
     /// Fetching and activating, one at a time.
@@ -60,7 +67,8 @@ pub struct Workshop {
     moved: (Mutex<u64>, Condvar),
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks; who panicked with it changes nothing.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -83,13 +91,29 @@ impl Workshop {
         client: Client,
         net: Handle,
         transient: Arc<Transient>,
+        operations: Operations,
         desired: DesiredState,
     ) -> Arc<Self> {
         let (desired, busy) = (Mutex::new(Arc::new(desired)), Mutex::new(HashSet::new()));
         let moved = (Mutex::new(0), Condvar::new());
         let (turn, sending, early) = (Mutex::new(()), Mutex::new(()), Mutex::new(BTreeMap::new()));
-        let stirred = Notify::new();
-        Arc::new(Self { ledger, layout, client, net, transient, stirred, desired, busy, turn, sending, early, moved })
+        let (stirred, prober) = (Notify::new(), Arc::default());
+        Arc::new(Self {
+            ledger,
+            layout,
+            client,
+            net,
+            transient,
+            stirred,
+            operations,
+            prober,
+            desired,
+            busy,
+            turn,
+            sending,
+            early,
+            moved,
+        })
     }
 
     /// What is wanted.
@@ -105,17 +129,35 @@ impl Workshop {
         self.moved.1.notify_all();
         self.stirred.notify_one();
         self.dispatch();
+        self.operate();
     }
 
     /// Goes on with what was accepted before the agent started.
     pub fn begin(self: &Arc<Self>) {
         let desired = lock(&self.desired).clone();
         self.prefetch(&desired);
+        // An operation that an earlier agent left running has its allocation before an action has.
+        self.operate();
         self.dispatch();
     }
 
+    /// Whether something is at work on an allocation.
+    pub fn is_busy(&self, alloc: AllocId) -> bool {
+        lock(&self.busy).contains(&alloc)
+    }
+
+    /// Takes an allocation, so that nothing else works on it; whether it was free.
+    pub fn take(&self, alloc: AllocId) -> bool {
+        lock(&self.busy).insert(alloc)
+    }
+
+    /// Gives an allocation back. [`Workshop::dispatch`] starts what was asked for meanwhile.
+    pub fn give_back(&self, alloc: AllocId) {
+        lock(&self.busy).remove(&alloc);
+    }
+
     /// Starts a thread for every allocation that has work and none yet.
-    fn dispatch(self: &Arc<Self>) {
+    pub fn dispatch(self: &Arc<Self>) {
         let desired = lock(&self.desired).clone();
         let rows: HashMap<AllocId, Row> = match self.ledger.rows() {
             Ok(rows) => rows.into_iter().map(|row| (row.alloc_id, row)).collect(),
@@ -176,6 +218,7 @@ impl Workshop {
         }
         self.transient.phase(alloc, &job, Phase::Idle);
         self.transient.report_now();
+        self.operate();
     }
 
     fn pause(&self, seen: u64, limit: Duration) {
@@ -291,24 +334,23 @@ impl Workshop {
         self.save(&row)?;
         self.stirred.notify_one();
         failpoint::hit("run::recorded");
-        let dir = self.layout.run(action.id);
+        let dir = self.layout.run(&action.id.to_string());
         let spec = run::Spec {
             dir: self.layout.job(&row.job),
-            target: target.to_owned(),
+            program: run::Program::Make { target: target.to_owned() },
             timeout_s: action.timeout_s,
             env: self.environment(desired, wanted),
-            action: action.clone(),
-            job: row.job.clone(),
+            source: Source::Action { action_id: action.id, job: row.job.clone(), target: target.to_owned() },
+            run_id: action.run_id,
         };
         let scope = run::scope(row.job.as_str(), &action.id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);
         let tick = || drop(shipping.send(&self.net, &self.client, false));
         let ended = match run::perform(&dir, &spec, scope.as_deref(), tick) {
             Ok(ended) => ended,
-            Err(error) => run::Ended {
-                outcome: Outcome::Refused { reason: format!("make {target} cannot be started: {error}") },
-                duration_ms: 0,
-            },
+            Err(error) => {
+                run::Ended::without(Outcome::Refused { reason: format!("make {target} cannot be started: {error}") })
+            }
         };
         self.ended(row, action, started_ms, &dir, ended, Some(shipping))
     }
@@ -316,7 +358,7 @@ impl Workshop {
     /// The agent was ended while a target ran, or before it did.
     fn resume(&self, _: &DesiredAllocation, row: Row, running: &Running) -> Result<(), Held> {
         self.transient.phase(row.alloc_id, &row.job, Phase::Running);
-        let dir = self.layout.run(running.action.id);
+        let dir = self.layout.run(&running.action.id.to_string());
         let mut shipping = Shipping::resume(&dir);
         let ended = run::settle(&dir, None, || {
             if let Some(shipping) = &mut shipping {
@@ -422,13 +464,19 @@ impl Workshop {
         self.save(&row)?;
         self.stirred.notify_one();
         failpoint::hit("result::after");
-        run::prune(&self.layout.runs(), &self.runs_in_use(), KEPT_RUNS);
+        self.prune_runs();
         Ok(())
+    }
+
+    /// Removes the output of all but the last runs.
+    pub fn prune_runs(&self) {
+        run::prune(&self.layout.runs(), &self.runs_in_use(), KEPT_RUNS);
     }
 
     fn runs_in_use(&self) -> Vec<std::path::PathBuf> {
         let rows = self.ledger.rows().unwrap_or_default();
-        rows.into_iter().filter_map(|row| row.running.map(|r| self.layout.run(r.action.id))).collect()
+        let actions = rows.into_iter().filter_map(|row| row.running.map(|r| self.layout.run(&r.action.id.to_string())));
+        actions.chain(self.operations_in_use()).collect()
     }
 
     /// The environment of an allocation's make targets and checks.

@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(wrong, format!("http port {port} /500: answered 500, not 200, at 127.0.0.1"));
         let wrong = get("/to?/to?/to?/to?/to?/to?/200", 200).unwrap();
         assert!(wrong.contains("redirects"), "{wrong}");
-        let mute = listen([127, 0, 0, 1], |stream| std::mem::forget(stream));
+        let mute = listen([127, 0, 0, 1], std::mem::forget);
         let wrong = ask(vec![http(mute, "/", 200)], 1, place(dir.path(), "127.0.0.1")).unwrap();
         assert_eq!(wrong, format!("http port {mute} /: no answer within 1 s"));
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: waits for reports")]
 
 pub mod high_water;
+pub mod operations;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
