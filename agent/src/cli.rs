@@ -191,6 +191,7 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
             () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
             () = reporting => {}
             () = health::watch(shop.clone()) => {}
+            () = shop.clone().send_late_after_reports() => {}
             _ = term.recv() => {}
             _ = int.recv() => {}
         }

@@ -38,6 +38,8 @@ pub struct Transient {
     news: AtomicU64,
     now: Notify,
     soon: Notify,
+    /// A report has got through.
+    pub through: Notify,
 }
 
 /// Where an allocation's work stands.
@@ -165,6 +167,7 @@ pub async fn send_all(
             match client.report(&report).await {
                 Ok(()) => {
                     told = Some(facts);
+                    transient.through.notify_one();
                     break;
                 }
                 Err(error) => {

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: removes a job's files")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Workshop {
     busy: Mutex<HashSet<AllocId>>,
     /// Fetching and activating, one at a time.
     turn: Mutex<()>,
+    /// Output did not get through: it is sent when a report does.
+    unsent: AtomicBool,
     /// What is done beside all of that, one at a time: late output, early downloads.
     sending: Mutex<()>,
     /// Bundles that were downloaded early: their content stays in the store.
@@ -107,6 +110,7 @@ impl Workshop {
             stirred,
             operations,
             prober,
+            unsent: AtomicBool::new(false),
             desired,
             busy,
             turn,
@@ -384,6 +388,7 @@ impl Workshop {
             && let Err(error) = shipping.send(&self.net, &self.client, true)
         {
             tracing::debug!(error = chain(&error), "output_not_sent");
+            self.unsent.store(true, Ordering::SeqCst);
         }
         let tail = if ended.outcome == Outcome::Ok { None } else { run::tail(dir) };
         self.finish(row, action, started_ms, ended.outcome, ended.duration_ms, tail)
@@ -399,10 +404,22 @@ impl Workshop {
                 if let Some(mut shipping) = Shipping::resume(&dir)
                     && let Err(error) = shipping.send(&shop.net, &shop.client, true)
                 {
+                    shop.unsent.store(true, Ordering::SeqCst);
                     return tracing::debug!(error = chain(&error), "output_not_sent");
                 }
             }
         });
+    }
+
+    /// Sends late output after a report that got through: a controller may have been away for too short a
+    /// time for anybody else to notice.
+    pub async fn send_late_after_reports(self: Arc<Self>) {
+        loop {
+            self.transient.through.notified().await;
+            if self.unsent.swap(false, Ordering::SeqCst) {
+                self.send_late();
+            }
+        }
     }
 
     /// Downloads what a later batch will put in place. Nothing depends on it.
