@@ -22,7 +22,7 @@ use crate::logs::{self, Shipping};
 use crate::reconcile::operation::{Turn, View, is_exclusive, turn};
 use crate::state::durable;
 use crate::work::{Workshop, lock};
-use crate::{clock, run};
+use crate::{clock, failpoint, run};
 
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// How long a result waits for its output to get through.
@@ -196,6 +196,7 @@ impl Workshop {
             }
             return recorded;
         }
+        failpoint::hit("operation::recorded");
         tracing::info!(id = %asked.id, kind = asked.work.word(), label = asked.work.label(), "operation_begun");
         let desired = desired.clone();
         let run = move |shop: &Arc<Self>, asked: &Operation| shop.run_operation(asked, &desired, started_ms);
@@ -312,6 +313,7 @@ impl Workshop {
         ended: run::Ended,
         shipping: Option<Shipping>,
     ) {
+        failpoint::hit("operation::after_exit");
         if let Some(mut shipping) = shipping {
             let end = clock::instant() + OUTPUT;
             let mut attempt = 0;
@@ -350,6 +352,7 @@ impl Workshop {
         }
         let omitted = logs::omitted(&self.layout.run(&asked.id.to_string()));
         self.record(asked, started_ms, Some((outcome, ended.duration_ms, omitted)));
+        failpoint::hit("operation::result");
         self.prune_runs();
     }
 
