@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::join::{self, Place};
+use crate::operations::Operations;
 use crate::report::{self, Transient};
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
@@ -173,7 +174,10 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         let mut int = signal(tokio::signal::unix::SignalKind::interrupt())?;
         let nothing = nothing_accepted(&config);
         let state = accepted.clone().unwrap_or(nothing);
-        let shop = Workshop::new(ledger.clone(), layout.clone(), client.clone(), net, transient.clone(), state);
+        let allow = config.allow.as_ref().map(|kinds| kinds.iter().map(|kind| kind.word().to_owned()).collect());
+        let operations = Operations::new(allow);
+        let shop =
+            Workshop::new(ledger.clone(), layout.clone(), client.clone(), net, transient.clone(), operations, state);
         tracing::info!(controller = config.controller, bucket = %config.bucket_id, session, "agent_started");
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
         if let Some(state) = &accepted {
@@ -187,6 +191,7 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
             () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
             () = reporting => {}
             () = health::watch(shop.clone()) => {}
+            () = shop.clone().send_late_after_reports() => {}
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
@@ -215,6 +220,7 @@ fn nothing_accepted(config: &Config) -> DesiredState {
         issued_at_ms: 0,
         allocations: Vec::new(),
         prefetch: Vec::new(),
+        operations: Vec::new(),
     }
 }
 

@@ -145,17 +145,21 @@ impl Client {
         Ok(self.request(Method::POST, path, limit).header("content-type", "application/json").body(body))
     }
 
-    /// Asks for a desired state newer than `after`, waiting up to `wait` seconds.
-    pub async fn desired(&self, after: Option<Fence>, wait: u64) -> Result<Polled, Failed> {
+    /// Asks for a desired state newer than `after`, waiting up to `wait` seconds. With the controller's
+    /// clock when it answered, milliseconds since 1970 UTC.
+    pub async fn desired(&self, after: Option<Fence>, wait: u64) -> Result<(Polled, Option<i64>), Failed> {
         let after = after.map(|fence| format!("after={fence}&")).unwrap_or_default();
         let path = format!("{}?{after}wait={wait}", v1::DESIRED);
         let response = self.request(Method::GET, &path, Duration::from_secs(wait) + SILENCE).send().await;
         let response = checked(response.map_err(Failed::Transport)?).await?;
+        let clock_ms = response.headers().get(api::CLOCK_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         if response.status() == StatusCode::NO_CONTENT {
             let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            return Ok(Polled::Nothing(pause.map(|seconds: u64| Duration::from_secs(seconds.min(300)))));
+            let pause = pause.map(|seconds: u64| Duration::from_secs(seconds.min(300)));
+            return Ok((Polled::Nothing(pause), clock_ms));
         }
-        serde_json::from_slice(&read(response, v1::DESIRED_CAP).await?).map(Polled::Newer).map_err(Failed::Form)
+        let envelope = serde_json::from_slice(&read(response, v1::DESIRED_CAP).await?).map_err(Failed::Form)?;
+        Ok((Polled::Newer(envelope), clock_ms))
     }
 
     /// A bundle's list.

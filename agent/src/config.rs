@@ -25,6 +25,34 @@ pub struct Config {
     /// Seconds between polls, for a proxy that allows no waiting; without it the agent holds a request open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_interval_seconds: Option<u32>,
+    /// Kinds of ad-hoc work that this agent does for its controller: `make` (targets of deployed jobs),
+    /// `script` (whatever `maand run_command` is given), `probe` (health checks on demand). Without it all;
+    /// what deploys do is not ad hoc.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<Kind>>,
+}
+
+/// A kind of ad-hoc work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Makefile targets.
+    Make,
+    /// Scripts.
+    Script,
+    /// Health checks.
+    Probe,
+}
+
+impl Kind {
+    /// Its word in agent.toml.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Make => "make",
+            Self::Script => "script",
+            Self::Probe => "probe",
+        }
+    }
 }
 
 impl Config {
@@ -53,7 +81,11 @@ impl Config {
             Diagnostic::new(Code::Settings, format!("cannot write {}", path.display())).cause(error)
         };
         let text = toml::to_string(self).map_err(|error| failed(&error))?;
-        let text = format!("# Written by maand-agent join. `maand-agent run` reads it when it starts.\n{text}");
+        let text = format!(
+            "# Written by maand-agent join. `maand-agent run` reads it when it starts.\n{text}\n\
+             # Ad-hoc work that this agent does for its controller; without the line all of it.\n\
+             # allow = [\"make\", \"script\", \"probe\"]\n"
+        );
         durable::write(path, text.as_bytes(), 0o644).map_err(|error| failed(&error))
     }
 }

@@ -21,6 +21,7 @@ pub mod health;
 pub mod identity;
 pub mod join;
 pub mod logs;
+pub mod operations;
 pub mod poll;
 pub mod reconcile;
 pub mod report;

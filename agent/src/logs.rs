@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
-use shared::JobName;
-use shared::api::v1::desired::DesiredAction;
-use shared::api::v1::logs::{LogBatch, LogChunk, Stream};
+use shared::RunId;
+use shared::api::v1::logs::{LogBatch, LogChunk, Source, Stream};
 use tokio::runtime::Handle;
 
 use crate::client::Client;
@@ -28,9 +27,8 @@ const TAIL: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Shipping {
     dir: PathBuf,
-    action: DesiredAction,
-    job: JobName,
-    target: String,
+    source: Source,
+    run_id: RunId,
     sent: Sent,
 }
 
@@ -46,8 +44,7 @@ struct Sent {
 impl Shipping {
     /// Nothing sent yet.
     pub fn new(dir: &Path, spec: &Spec) -> Self {
-        let (action, job, target) = (spec.action.clone(), spec.job.clone(), spec.target.clone());
-        Self { dir: dir.to_owned(), action, job, target, sent: Sent::default() }
+        Self { dir: dir.to_owned(), source: spec.source.clone(), run_id: spec.run_id, sent: Sent::default() }
     }
 
     /// What is left to send of an earlier run; `None` when that is nothing.
@@ -105,16 +102,20 @@ impl Shipping {
             return Ok(None);
         }
         Ok(Some(LogChunk {
-            action_id: self.action.id,
-            run_id: self.action.run_id,
-            job: self.job.clone(),
-            target: self.target.clone(),
+            source: self.source.clone(),
+            run_id: self.run_id,
             stream,
             offset,
             bytes: BASE64.encode(&bytes),
             omitted,
         }))
     }
+}
+
+/// Bytes of both streams of an ended run that are never sent.
+pub fn omitted(dir: &Path) -> u64 {
+    let over = |name: &str| std::fs::metadata(dir.join(name)).map_or(0, |file| file.len().saturating_sub(HEAD + TAIL));
+    over("out") + over("err")
 }
 
 fn decoded_len(chunk: &LogChunk) -> u64 {

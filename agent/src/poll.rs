@@ -44,7 +44,7 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
             None => MAX_WAIT_S - (clock::random() * 5.0) as u64,
         };
         let pause = match client.desired(last.map(|last| last.fence), wait).await {
-            Ok(answer) => {
+            Ok((answer, clock_ms)) => {
                 if !reached {
                     reached = true;
                     shop.send_late();
@@ -54,6 +54,9 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
                     said.clear();
                 }
                 attempt = 0;
+                if let Some(clock_ms) = clock_ms {
+                    shop.heard(clock_ms);
+                }
                 match answer {
                     Polled::Newer(envelope) => {
                         offered(config, ledger, layout, shop, last.as_ref(), &envelope).await;

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: the kernel's boot id")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,9 +38,8 @@ pub struct Transient {
     news: AtomicU64,
     now: Notify,
     soon: Notify,
-    /// Output of ended runs that the controller has not got.
-    unsent: AtomicBool,
-    late: Notify,
+    /// A report has got through.
+    pub through: Notify,
 }
 
 /// Where an allocation's work stands.
@@ -76,23 +75,6 @@ impl Transient {
             self.report_soon();
         }
         news
-    }
-
-    /// Output of an ended run could not be sent: [`Self::late_output`] says when it is worth another try.
-    pub fn output_unsent(&self) {
-        self.unsent.store(true, Ordering::SeqCst);
-    }
-
-    /// Until the controller has taken a report while there was output that it has not got.
-    pub async fn late_output(&self) {
-        self.late.notified().await;
-    }
-
-    /// The controller has taken a report.
-    fn heard(&self) {
-        if self.unsent.swap(false, Ordering::SeqCst) {
-            self.late.notify_one();
-        }
     }
 
     /// The last desired state was refused, or no longer.
@@ -185,7 +167,7 @@ pub async fn send_all(
             match client.report(&report).await {
                 Ok(()) => {
                     told = Some(facts);
-                    transient.heard();
+                    transient.through.notify_one();
                     break;
                 }
                 Err(error) => {
@@ -238,6 +220,7 @@ fn report(
         accepted,
         refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         allocations,
+        operations: ledger.operations()?.into_iter().map(|entry| entry.observed).collect(),
         facts,
     })
 }

@@ -1,8 +1,8 @@
-//! Edge: running a make target so that neither the end nor the upgrade of the agent ends it or loses
-//! its result.
+//! Edge: running a make target or a script so that neither the end nor the upgrade of the agent ends it
+//! or loses its result.
 //!
 //! A small process between the agent and make (`maand-agent __run DIR`, a session of its own) waits
-//! for make, ends it when its time is over, and writes `result.json`. Output goes to files, not to
+//! for make, ends it when its time is over or when a file `cancel` appears, and writes `result.json`. Output goes to files, not to
 //! pipes: a pipe's reader would have to outlive every background process of the job.
 #![expect(clippy::disallowed_methods, reason = "edge: processes and the files of runs")]
 #![expect(clippy::disallowed_types, reason = "edge: the output's files")]
@@ -18,36 +18,78 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use shared::JobName;
-use shared::api::v1::desired::DesiredAction;
+use shared::RunId;
+use shared::api::v1::logs::Source;
 use shared::api::v1::report::{MAX_TAIL, Outcome};
 use shared::text::clean;
 
 use crate::state::durable;
-use crate::{clock, failpoint};
+use crate::{clock, facts, failpoint};
 
 /// The hidden command of the process between.
 pub const SHIM: &str = "__run";
 /// Time between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(10);
+/// Longest time limit, seconds: a week.
+const LONGEST_S: u64 = 7 * 86_400;
+/// How often an operation looks whether it should end.
+const LOOK_FOR_CANCEL: Duration = Duration::from_millis(250);
 /// How often a process is looked at that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What to run; `spec.json` of the run's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
-    /// The job's directory.
+    /// Where.
     pub dir: PathBuf,
-    /// The Makefile target.
-    pub target: String,
+    /// What.
+    pub program: Program,
     /// Time limit, seconds.
     pub timeout_s: u64,
-    /// The whole environment of make.
+    /// Its whole environment.
     pub env: BTreeMap<String, String>,
     /// Whose output it is, for sending it later.
-    pub action: DesiredAction,
+    pub source: Source,
     /// The same.
-    pub job: JobName,
+    pub run_id: RunId,
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// `make -s -C <dir> TARGET`.
+    Make {
+        /// The Makefile target.
+        target: String,
+    },
+    /// The file [`SCRIPT`] of the run's directory, by bash, or by sh where there is no bash.
+    Script,
+}
+
+/// A script's text, in its run's directory.
+pub const SCRIPT: &str = "script";
+/// The file in a run's directory that asks for its end.
+pub const CANCEL: &str = "cancel";
+
+impl Program {
+    /// Its name, for people.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Make { .. } => "make",
+            Self::Script if facts::on_path("bash") => "bash",
+            Self::Script => "sh",
+        }
+    }
+
+    fn command(&self, run: &Path, spec: &Spec) -> Command {
+        let mut command = Command::new(self.name());
+        match self {
+            Self::Make { target } => command.args(["-s", "-C"]).arg(&spec.dir).arg(target),
+            Self::Script => command.arg(run.join(SCRIPT)).current_dir(&spec.dir),
+        };
+        command
+    }
 }
 
 /// How it ended; `result.json` of the run's directory.
@@ -57,6 +99,21 @@ pub struct Ended {
     pub outcome: Outcome,
     /// How long it took, milliseconds.
     pub duration_ms: u64,
+    /// It was ended because [`cancel`] asked; the outcome says nothing.
+    #[serde(default)]
+    pub cancelled: bool,
+}
+
+impl Ended {
+    /// Without a run.
+    pub fn without(outcome: Outcome) -> Self {
+        Self { outcome, duration_ms: 0, cancelled: false }
+    }
+}
+
+/// Asks a run to end, whoever started it.
+pub fn cancel(dir: &Path) -> io::Result<()> {
+    durable::write_soon(&dir.join(CANCEL), b"", 0o600)
 }
 
 /// Runs `spec` to its end, in a directory that is new. Calls `tick` about twice a second.
@@ -137,10 +194,10 @@ pub fn shim(dir: &Path) -> io::Result<()> {
     if io::stdin().read(&mut [0])? == 0 {
         return Ok(());
     }
-    perform_make(dir)
+    perform_program(dir)
 }
 
-fn perform_make(dir: &Path) -> io::Result<()> {
+fn perform_program(dir: &Path) -> io::Result<()> {
     // Not flushed: these outlive the agent, and after a power cut nothing runs that they could tell of.
     let record = |name: &str, text: &[u8]| durable::write_soon(&dir.join(name), text, 0o600);
     record("begun", b"")?;
@@ -150,10 +207,9 @@ fn perform_make(dir: &Path) -> io::Result<()> {
     // What the job makes has the usual modes, whatever the agent's own mask is.
     let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let begin = clock::instant();
-    let child = Command::new("make")
-        .args(["-s", "-C"])
-        .arg(&spec.dir)
-        .arg(&spec.target)
+    let child = spec
+        .program
+        .command(dir, &spec)
         .env_clear()
         .envs(&spec.env)
         .stdin(Stdio::null())
@@ -161,44 +217,51 @@ fn perform_make(dir: &Path) -> io::Result<()> {
         .stderr(err)
         .process_group(0)
         .spawn();
-    let outcome = match child {
-        Ok(child) => wait(child, begin + Duration::from_secs(spec.timeout_s)),
-        Err(error) => Outcome::Refused { reason: format!("make cannot be run: {error}") },
+    let name = spec.program.name();
+    // An action is never cancelled, and what waits for it need not wake.
+    let cancel = matches!(spec.source, Source::Operation { .. }).then(|| dir.join(CANCEL));
+    let (outcome, cancelled) = match child {
+        Ok(child) => wait(child, name, begin + Duration::from_secs(spec.timeout_s.min(LONGEST_S)), cancel.as_deref()),
+        Err(error) => (Outcome::Refused { reason: format!("{name} cannot be run: {error}") }, false),
     };
     let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-    record("result.json", &serde_json::to_vec(&Ended { outcome, duration_ms })?)
+    record("result.json", &serde_json::to_vec(&Ended { outcome, duration_ms, cancelled })?)
 }
 
-/// Waits for make alone, not for what it left in the background.
-fn wait(mut child: Child, end: Instant) -> Outcome {
+/// Waits for the program alone, not for what it left in the background; whether it was ended because
+/// `cancel` appeared.
+fn wait(mut child: Child, name: &str, end: Instant, cancel: Option<&Path>) -> (Outcome, bool) {
     let group = Pid::from_child(&child);
     let (tell, told) = std::sync::mpsc::channel();
     let waiting = std::thread::spawn(move || drop(tell.send(child.wait())));
     let exit = |status: io::Result<std::process::ExitStatus>| match status {
         Ok(status) if status.success() => Outcome::Ok,
         Ok(status) => Outcome::Failed { exit: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)) },
-        Err(error) => Outcome::Refused { reason: format!("make cannot be waited for: {error}") },
+        Err(error) => Outcome::Refused { reason: format!("{name} cannot be waited for: {error}") },
     };
-    let left = end.saturating_duration_since(clock::instant());
-    let outcome = match told.recv_timeout(left) {
-        Ok(status) => exit(status),
-        Err(_) => {
+    loop {
+        let left = end.saturating_duration_since(clock::instant());
+        let pause = if cancel.is_some() { left.min(LOOK_FOR_CANCEL) } else { left };
+        if let Ok(status) = told.recv_timeout(pause) {
+            drop(waiting.join());
+            return (exit(status), false);
+        }
+        let cancelled = cancel.is_some_and(Path::is_file);
+        if cancelled || left.is_zero() {
             let _killed = kill_process_group(group, Signal::TERM);
             if told.recv_timeout(GRACE).is_err() {
                 let _killed = kill_process_group(group, Signal::KILL);
                 drop(told.recv_timeout(GRACE));
             }
-            return Outcome::TimedOut;
+            return (Outcome::TimedOut, cancelled);
         }
-    };
-    drop(waiting.join());
-    outcome
+    }
 }
 
 /// What became of a run whose process between has ended, or was never a child of this agent.
 /// `child` is that process when it is ours. Calls `tick` about twice a second.
 pub fn settle(dir: &Path, mut child: Option<Child>, mut tick: impl FnMut()) -> Ended {
-    let interrupted = Ended { outcome: Outcome::Interrupted, duration_ms: 0 };
+    let interrupted = Ended::without(Outcome::Interrupted);
     let mut pause = Duration::from_millis(1);
     let mut ticked = clock::instant();
     loop {
@@ -292,21 +355,21 @@ mod tests {
         std::fs::write(dir.join("Makefile"), makefile).unwrap();
         let path = std::env::var("PATH").unwrap();
         let id = |n| uuid::Uuid::from_u128(n);
-        let action = DesiredAction {
-            id: shared::ActionId::from_uuid(id(1)),
-            kind: shared::ActionKind::Start,
-            timeout_s,
-            run_id: shared::RunId::from_uuid(id(2)),
+        let source = Source::Action {
+            action_id: shared::ActionId::from_uuid(id(1)),
+            job: "api".parse().unwrap(),
+            target: "start".into(),
         };
-        let (dir, env, job) = (dir.to_owned(), [("PATH".into(), path)].into(), "api".parse().unwrap());
-        Spec { dir, target: "start".into(), timeout_s, env, action, job }
+        let (dir, env) = (dir.to_owned(), [("PATH".into(), path)].into());
+        let program = Program::Make { target: "start".into() };
+        Spec { dir, program, timeout_s, env, source, run_id: RunId::from_uuid(id(2)) }
     }
 
     fn run(makefile: &str, timeout_s: u64) -> (Ended, Option<String>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let spec = spec(dir.path(), makefile, timeout_s);
         std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
-        perform_make(dir.path()).unwrap();
+        perform_program(dir.path()).unwrap();
         (settle(dir.path(), None, || {}), tail(dir.path()), dir)
     }
 
@@ -341,6 +404,25 @@ mod tests {
         assert!(starttime(child).is_some());
         let pid = Pid::from_raw(i32::try_from(child).unwrap()).unwrap();
         rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn a_script_runs_in_its_place_and_ends_when_it_is_cancelled() {
+        let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = Source::Operation { operation_id: shared::OperationId::from_uuid(uuid::Uuid::from_u128(1)) };
+        let spec = Spec { program: Program::Script, source, dir: place.path().to_owned(), ..spec(dir.path(), "", 60) };
+        std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+        std::fs::write(dir.path().join(SCRIPT), "echo $PWD; touch begun; sleep 300 & wait").unwrap();
+        let run = dir.path().to_owned();
+        let running = std::thread::spawn(move || perform_program(&run));
+        let end = clock::instant() + Duration::from_secs(20);
+        while !place.path().join("begun").is_file() && clock::instant() < end {
+            std::thread::sleep(LOOK);
+        }
+        cancel(dir.path()).unwrap();
+        running.join().unwrap().unwrap();
+        assert!(settle(dir.path(), None, || {}).cancelled);
+        assert_eq!(tail(dir.path()).unwrap(), place.path().canonicalize().unwrap().to_str().unwrap());
     }
 
     #[test]

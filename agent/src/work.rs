@@ -4,12 +4,14 @@
 #![expect(clippy::disallowed_methods, reason = "edge: removes a job's files")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode, fchmod};
 use shared::action::{ENV_CURRENT_VERSION, ENV_NEW_VERSION};
 use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState};
+use shared::api::v1::logs::Source;
 use shared::api::v1::report::{ObservedAction, Outcome, Phase, Process};
 use shared::backoff::Backoff;
 use shared::diagnostic::chain;
@@ -22,7 +24,9 @@ use crate::apply::plan::{Change, holds_private, plan};
 use crate::apply::survey::{mounted, survey};
 use crate::apply::tree::Tree;
 use crate::client::Client;
+use crate::health::probe::Prober;
 use crate::logs::Shipping;
+use crate::operations::Operations;
 use crate::reconcile::{Place, Row, Running, Step, next};
 use crate::report::Transient;
 use crate::state::layout::Layout;
@@ -48,10 +52,16 @@ pub struct Workshop {
     pub transient: Arc<Transient>,
     /// What health checks depend on has moved: what is wanted, or what runs.
     pub stirred: Notify,
+    /// Ad-hoc work.
+    pub operations: Operations,
+    /// What health checks are asked with.
+    pub prober: Arc<Prober>,
     desired: Mutex<Arc<DesiredState>>,
     busy: Mutex<HashSet<AllocId>>,
     /// Fetching and activating, one at a time.
     turn: Mutex<()>,
+    /// Output did not get through: it is sent when a report does.
+    unsent: AtomicBool,
     /// What is done beside all of that, one at a time: late output, early downloads.
     sending: Mutex<()>,
     /// Bundles that were downloaded early: their content stays in the store.
@@ -60,7 +70,8 @@ pub struct Workshop {
     moved: (Mutex<u64>, Condvar),
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks; who panicked with it changes nothing.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -83,13 +94,30 @@ impl Workshop {
         client: Client,
         net: Handle,
         transient: Arc<Transient>,
+        operations: Operations,
         desired: DesiredState,
     ) -> Arc<Self> {
         let (desired, busy) = (Mutex::new(Arc::new(desired)), Mutex::new(HashSet::new()));
         let moved = (Mutex::new(0), Condvar::new());
         let (turn, sending, early) = (Mutex::new(()), Mutex::new(()), Mutex::new(BTreeMap::new()));
-        let stirred = Notify::new();
-        Arc::new(Self { ledger, layout, client, net, transient, stirred, desired, busy, turn, sending, early, moved })
+        let (stirred, prober) = (Notify::new(), Arc::default());
+        Arc::new(Self {
+            ledger,
+            layout,
+            client,
+            net,
+            transient,
+            stirred,
+            operations,
+            prober,
+            unsent: AtomicBool::new(false),
+            desired,
+            busy,
+            turn,
+            sending,
+            early,
+            moved,
+        })
     }
 
     /// What is wanted.
@@ -105,25 +133,35 @@ impl Workshop {
         self.moved.1.notify_all();
         self.stirred.notify_one();
         self.dispatch();
+        self.operate();
     }
 
     /// Goes on with what was accepted before the agent started.
     pub fn begin(self: &Arc<Self>) {
         let desired = lock(&self.desired).clone();
         self.prefetch(&desired);
+        // An operation that an earlier agent left running has its allocation before an action has.
+        self.operate();
         self.dispatch();
-        // A run may end while the controller is away, after the moment in which it was back.
-        let shop = self.clone();
-        self.net.spawn(async move {
-            loop {
-                shop.transient.late_output().await;
-                shop.send_late();
-            }
-        });
+    }
+
+    /// Whether something is at work on an allocation.
+    pub fn is_busy(&self, alloc: AllocId) -> bool {
+        lock(&self.busy).contains(&alloc)
+    }
+
+    /// Takes an allocation, so that nothing else works on it; whether it was free.
+    pub fn take(&self, alloc: AllocId) -> bool {
+        lock(&self.busy).insert(alloc)
+    }
+
+    /// Gives an allocation back. [`Workshop::dispatch`] starts what was asked for meanwhile.
+    pub fn give_back(&self, alloc: AllocId) {
+        lock(&self.busy).remove(&alloc);
     }
 
     /// Starts a thread for every allocation that has work and none yet.
-    fn dispatch(self: &Arc<Self>) {
+    pub fn dispatch(self: &Arc<Self>) {
         let desired = lock(&self.desired).clone();
         let rows: HashMap<AllocId, Row> = match self.ledger.rows() {
             Ok(rows) => rows.into_iter().map(|row| (row.alloc_id, row)).collect(),
@@ -184,6 +222,7 @@ impl Workshop {
         }
         self.transient.phase(alloc, &job, Phase::Idle);
         self.transient.report_now();
+        self.operate();
     }
 
     fn pause(&self, seen: u64, limit: Duration) {
@@ -299,24 +338,23 @@ impl Workshop {
         self.save(&row)?;
         self.stirred.notify_one();
         failpoint::hit("run::recorded");
-        let dir = self.layout.run(action.id);
+        let dir = self.layout.run(&action.id.to_string());
         let spec = run::Spec {
             dir: self.layout.job(&row.job),
-            target: target.to_owned(),
+            program: run::Program::Make { target: target.to_owned() },
             timeout_s: action.timeout_s,
             env: self.environment(desired, wanted),
-            action: action.clone(),
-            job: row.job.clone(),
+            source: Source::Action { action_id: action.id, job: row.job.clone(), target: target.to_owned() },
+            run_id: action.run_id,
         };
         let scope = run::scope(row.job.as_str(), &action.id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);
         let tick = || drop(shipping.send(&self.net, &self.client, false));
         let ended = match run::perform(&dir, &spec, scope.as_deref(), tick) {
             Ok(ended) => ended,
-            Err(error) => run::Ended {
-                outcome: Outcome::Refused { reason: format!("make {target} cannot be started: {error}") },
-                duration_ms: 0,
-            },
+            Err(error) => {
+                run::Ended::without(Outcome::Refused { reason: format!("make {target} cannot be started: {error}") })
+            }
         };
         self.ended(row, action, started_ms, &dir, ended, Some(shipping))
     }
@@ -324,7 +362,7 @@ impl Workshop {
     /// The agent was ended while a target ran, or before it did.
     fn resume(&self, _: &DesiredAllocation, row: Row, running: &Running) -> Result<(), Held> {
         self.transient.phase(row.alloc_id, &row.job, Phase::Running);
-        let dir = self.layout.run(running.action.id);
+        let dir = self.layout.run(&running.action.id.to_string());
         let mut shipping = Shipping::resume(&dir);
         let ended = run::settle(&dir, None, || {
             if let Some(shipping) = &mut shipping {
@@ -352,7 +390,7 @@ impl Workshop {
         // Only now does the run count as ended; the report of that comes after this.
         if let Err(error) = sent {
             tracing::debug!(error = chain(&error), "output_not_sent");
-            self.transient.output_unsent();
+            self.unsent.store(true, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -367,11 +405,22 @@ impl Workshop {
                 if let Some(mut shipping) = Shipping::resume(&dir)
                     && let Err(error) = shipping.send(&shop.net, &shop.client, true)
                 {
-                    tracing::debug!(error = chain(&error), "output_not_sent");
-                    return shop.transient.output_unsent();
+                    shop.unsent.store(true, Ordering::SeqCst);
+                    return tracing::debug!(error = chain(&error), "output_not_sent");
                 }
             }
         });
+    }
+
+    /// Sends late output after a report that got through: a controller may have been away for too short a
+    /// time for anybody else to notice.
+    pub async fn send_late_after_reports(self: Arc<Self>) {
+        loop {
+            self.transient.through.notified().await;
+            if self.unsent.swap(false, Ordering::SeqCst) {
+                self.send_late();
+            }
+        }
     }
 
     /// Downloads what a later batch will put in place. Nothing depends on it.
@@ -433,13 +482,19 @@ impl Workshop {
         self.save(&row)?;
         self.stirred.notify_one();
         failpoint::hit("result::after");
-        run::prune(&self.layout.runs(), &self.runs_in_use(), KEPT_RUNS);
+        self.prune_runs();
         Ok(())
+    }
+
+    /// Removes the output of all but the last runs.
+    pub fn prune_runs(&self) {
+        run::prune(&self.layout.runs(), &self.runs_in_use(), KEPT_RUNS);
     }
 
     fn runs_in_use(&self) -> Vec<std::path::PathBuf> {
         let rows = self.ledger.rows().unwrap_or_default();
-        rows.into_iter().filter_map(|row| row.running.map(|r| self.layout.run(r.action.id))).collect()
+        let actions = rows.into_iter().filter_map(|row| row.running.map(|r| self.layout.run(&r.action.id.to_string())));
+        actions.chain(self.operations_in_use()).collect()
     }
 
     /// The environment of an allocation's make targets and checks.

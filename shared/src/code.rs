@@ -88,6 +88,8 @@ codes! {
     AgentState = 83, "the agent's own state is missing or damaged";
     AgentRunning = 84, "another agent runs for this bucket";
     AlreadyJoined = 85, "this agent has joined already";
+    AgentOffline = 86, "an agent is not there";
+    AgentBehind = 87, "an agent has not accepted the last deploy";
     // 009x: hooks and health
     HookFailed = 90, "a hook failed";
     HookRuntime = 91, "a hook's interpreter is missing";

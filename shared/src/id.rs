@@ -95,6 +95,10 @@ uuid_id!(
     /// One thing an agent is asked to do; it is done at most once.
     ActionId
 );
+uuid_id!(
+    /// One piece of ad-hoc work for an agent; it is done at most once.
+    OperationId
+);
 
 impl AllocId {
     /// The id of `job` on `host` in `bucket`: derived, so that a rebuilt catalog names the same

@@ -22,6 +22,6 @@ pub use bundle::{Bundle, Entry};
 pub use code::Code;
 pub use diagnostic::Diagnostic;
 pub use digest::{BlobDigest, BundleDigest, PackDigest};
-pub use id::{ActionId, AllocId, BucketId, Host, JobName, Name, RunId, WorkerId};
+pub use id::{ActionId, AllocId, BucketId, Host, JobName, Name, OperationId, RunId, WorkerId};
 pub use path::RelPath;
 pub use version::Version;

@@ -151,6 +151,43 @@ fn an_agent_killed_between_any_two_steps_converges() {
     }
 }
 
+#[cfg(feature = "failpoints")]
+#[test]
+fn an_operation_is_done_at_most_once_wherever_its_agent_is_killed() {
+    use agent::failpoint::OPERATION_FAILPOINTS;
+    use harness::agents::Agent;
+
+    use crate::operations::{FAR, ID, plant, wait_for_outcome};
+
+    for point in OPERATION_FAILPOINTS.iter().chain(&["run::spawned", "run::released"]) {
+        let bucket = bucket();
+        let hosts = hosts(&bucket, 1);
+        bucket.workers(&hosts, &["all"]);
+        bucket.recording_job("api", &serde_json::json!({"selectors": ["all"]}));
+        bucket.maand(&["build"]).expect(0);
+        let _serve = bucket.serve();
+        let mut agent = Agent::join(&bucket, &hosts[0]);
+        bucket.maand(&["deploy"]).expect(0);
+        agent.process().stop(Duration::from_secs(10));
+        let ran = bucket.dir().join("ran");
+        plant(&bucket, ID, &format!("echo x >> {}", ran.display()), FAR);
+        agent.start_with(&[("MAAND_FAILPOINT", point)]);
+        agent.process().wait(Duration::from_secs(60));
+        agent.start();
+        let outcome = wait_for_outcome(&bucket, ID);
+        let times = std::fs::read_to_string(&ran).unwrap_or_default();
+        match outcome["kind"].as_str().unwrap() {
+            "ok" => assert_eq!(times, "x\n", "{point}"),
+            // Nobody knows how it went, so nobody says that it went well; twice it never is.
+            "interrupted" => assert!(times.is_empty() || times == "x\n", "{point}: {times}"),
+            other => panic!("{point}: {other}"),
+        }
+        if point.starts_with("operation::after") || point.starts_with("operation::result") {
+            assert_eq!(outcome["kind"], "ok", "{point}");
+        }
+    }
+}
+
 #[test]
 fn an_interrupted_deploy_pauses_and_a_killed_one_is_gone_on_with() {
     for killed in [false, true] {

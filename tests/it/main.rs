@@ -13,5 +13,6 @@ mod health;
 mod incremental;
 mod join;
 mod namespaces;
+mod operations;
 mod rules;
 mod sim;

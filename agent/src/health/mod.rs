@@ -1,5 +1,5 @@
 //! Health checks of the jobs that run here (`spec/behaviour.md` 8.1; probes run in the agent, see
-//! `spec/decisions.md`). `schedule` is pure: when to check, and what the answers mean; `probe` asks;
+//! `spec/decisions.md`). `schedule` is pure: when to check, and what the answers mean; `probe` and `exec` ask;
 //! `watch` carries out.
 //!
 //! - After a start, restart or reload that ended well: at once, again every `interval_s` until all
@@ -15,6 +15,7 @@
 //! Nothing of it is in the ledger: an agent that starts anew checks anew, after the action that the
 //! ledger has.
 
+pub mod exec;
 pub mod probe;
 pub mod schedule;
 pub mod watch;

@@ -8,7 +8,7 @@ use shared::AllocId;
 use shared::diagnostic::chain;
 use tokio::task::JoinSet;
 
-use super::probe::{Place, Prober};
+use super::probe::Place;
 use super::schedule::{Board, News, Now, Round, Subject};
 use crate::clock;
 use crate::work::Workshop;
@@ -18,7 +18,6 @@ pub async fn watch(shop: Arc<Workshop>) {
     let begin = clock::instant();
     let now =
         || Now { mono_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX), wall_ms: clock::now_ms() };
-    let prober = Arc::new(Prober::default());
     let mut board = Board::default();
     let mut rounds: JoinSet<Option<String>> = JoinSet::new();
     let mut under_way: HashMap<tokio::task::Id, Round> = HashMap::new();
@@ -32,7 +31,7 @@ pub async fn watch(shop: Arc<Workshop>) {
         }
         for round in board.due(now()) {
             let Some(place) = shop.place_of(round.alloc_id) else { continue };
-            let task = rounds.spawn(prober.clone().ask(round.spec.clone(), place));
+            let task = rounds.spawn(shop.prober.clone().ask(round.spec.clone(), place));
             under_way.insert(task.id(), round);
         }
         let pause = board.next_due_ms().map(|due| Duration::from_millis(due.saturating_sub(now().mono_ms)));
@@ -67,7 +66,10 @@ fn subjects(shop: &Workshop) -> Option<Vec<Subject>> {
         }
     };
     let of = |row: &crate::reconcile::Row| {
-        Subject::of(desired.allocations.iter().find(|wanted| wanted.alloc_id == row.alloc_id)?, row)
+        let subject = Subject::of(desired.allocations.iter().find(|wanted| wanted.alloc_id == row.alloc_id)?, row)?;
+        // Somebody starts or stops it by hand right now.
+        let runs = subject.runs.filter(|_| !shop.is_disturbed(row.alloc_id));
+        Some(Subject { runs, ..subject })
     };
     Some(rows.iter().filter_map(of).collect())
 }
@@ -89,7 +91,7 @@ fn say(shop: &Workshop, board: &Board, alloc: AllocId, news: News) {
 
 impl Workshop {
     /// Where the checks of an allocation are asked; `None` for one that is no longer wanted.
-    fn place_of(&self, alloc: AllocId) -> Option<Place> {
+    pub fn place_of(&self, alloc: AllocId) -> Option<Place> {
         let desired = self.desired();
         let wanted = desired.allocations.iter().find(|wanted| wanted.alloc_id == alloc)?;
         let (dir, env) = (self.layout.job(&wanted.job), self.environment(&desired, wanted));

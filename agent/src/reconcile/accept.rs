@@ -69,6 +69,7 @@ mod tests {
             issued_at_ms: 0,
             allocations: vec![],
             prefetch: vec![],
+            operations: vec![],
         }
     }
 

@@ -1,9 +1,10 @@
-//! Decides: whether to accept a desired state, and what an allocation's next step is. No clock, no
+//! Decides: whether to accept a desired state, what an allocation's next step is, whose turn an operation is. No clock, no
 //! files, no network: the ledger's row and the desired state are all that it looks at, which is why
 //! a crash anywhere is answered by asking again.
 
 pub mod accept;
 pub mod next;
+pub mod operation;
 
 pub use accept::{Accepted, Verdict, verdict};
 pub use next::{Step, next};

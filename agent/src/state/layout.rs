@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use shared::{ActionId, BlobDigest, BucketId, JobName};
+use shared::{BlobDigest, BucketId, JobName};
 
 /// `<root>/<bucket_id>`, where jobs live.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,13 +70,13 @@ impl Layout {
         self.own().join(format!("pack-{name}"))
     }
 
-    /// Runs of make targets.
+    /// Runs of make targets and scripts.
     pub fn runs(&self) -> PathBuf {
         self.own().join("runs")
     }
 
-    /// One run: what to do, its output, its result.
-    pub fn run(&self, action: ActionId) -> PathBuf {
-        self.runs().join(action.to_string())
+    /// One run, by the id of its action or operation: what to do, its output, its result.
+    pub fn run(&self, id: &str) -> PathBuf {
+        self.runs().join(id)
     }
 }

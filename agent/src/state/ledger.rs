@@ -11,16 +11,17 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use rustix::fs::{FlockOperation, flock};
 use shared::api::v1::desired::Fence;
 use shared::api::v1::report::{ObservedAction, Process};
-use shared::{AllocId, Bundle, BundleDigest, Code, Diagnostic, RelPath};
+use shared::{AllocId, Bundle, BundleDigest, Code, Diagnostic, OperationId, RelPath};
 use thiserror::Error;
 
 use super::durable::private_dir;
 use super::layout::Layout;
 use crate::failpoint;
+use crate::operations::Entry;
 use crate::reconcile::{Accepted, Place, Row as Known, Running};
 
 /// The ledger's schema; a newer one is refused.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -42,6 +43,15 @@ CREATE TABLE allocation (
   running TEXT,           -- JSON of Running, while a make target may run
   drift TEXT NOT NULL DEFAULT '[]',
   unmanaged TEXT NOT NULL DEFAULT '[]'
+) STRICT;
+";
+
+/// What the second schema adds.
+const OPERATIONS: &str = "
+CREATE TABLE operation (
+  operation_id TEXT PRIMARY KEY,
+  asked TEXT NOT NULL,    -- JSON of Operation, a script's text left out
+  observed TEXT NOT NULL  -- JSON of ObservedOperation; written before it begins
 ) STRICT;
 ";
 
@@ -103,7 +113,11 @@ impl Ledger {
         match found {
             SCHEMA => {}
             0 => {
-                let script = format!("BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;");
+                let script = format!("BEGIN; {TABLES} {OPERATIONS} PRAGMA user_version = {SCHEMA}; COMMIT;");
+                connection.execute_batch(&script).map_err(|error| failed(&error))?;
+            }
+            1 => {
+                let script = format!("BEGIN; {OPERATIONS} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
             }
             newer => {
@@ -218,6 +232,45 @@ impl Ledger {
                 ])
             })
             .during("writing an allocation")?;
+        Ok(())
+    }
+
+    /// Every operation that was taken up and not forgotten, by id.
+    pub fn operations(&self) -> Result<Vec<Entry>> {
+        let during = "reading the operations";
+        let connection = self.lock();
+        let mut select =
+            connection.prepare_cached("SELECT asked, observed FROM operation ORDER BY operation_id").during(during)?;
+        let mut rows = select.query([]).during(during)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().during(during)? {
+            let (asked, observed): (String, String) = (row.get(0).during(during)?, row.get(1).during(during)?);
+            let damaged = |error: serde_json::Error| Error::Damaged { what: "an operation", why: error.to_string() };
+            let (asked, observed) = (serde_json::from_str(&asked), serde_json::from_str(&observed));
+            found.push(Entry { asked: asked.map_err(damaged)?, observed: observed.map_err(damaged)? });
+        }
+        Ok(found)
+    }
+
+    /// Writes an operation. Durable when this returns.
+    pub fn save_operation(&self, entry: &Entry) -> Result<()> {
+        self.lock()
+            .prepare_cached(
+                "INSERT INTO operation (operation_id, asked, observed) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (operation_id) DO UPDATE SET observed = excluded.observed",
+            )
+            .and_then(|mut upsert| {
+                upsert.execute(params![entry.asked.id.to_string(), json(&entry.asked), json(&entry.observed)])
+            })
+            .during("writing an operation")?;
+        Ok(())
+    }
+
+    /// Forgets an operation that the desired state no longer lists.
+    pub fn forget_operation(&self, id: OperationId) -> Result<()> {
+        self.lock()
+            .execute("DELETE FROM operation WHERE operation_id = ?1", [id.to_string()])
+            .during("forgetting an operation")?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState, F
 use shared::api::v1::health::HealthSpec;
 use shared::{BundleDigest, WorkerId};
 
-use super::{During, Error, Result, from_json, parsed};
+use super::{During, Error, Result, from_json, operations, parsed};
 
 /// The worker's desired state as the exact bytes that it is sent, always the same for one fence;
 /// `None` before the first deploy that names the worker.
@@ -44,6 +44,7 @@ pub fn state(connection: &Connection, worker: WorkerId) -> Result<Option<Desired
         issued_at_ms,
         allocations: allocations(connection, worker)?,
         prefetch: from_json("desired_worker.prefetch", &prefetch)?,
+        operations: operations::of_worker(connection, worker)?,
     }))
 }
 

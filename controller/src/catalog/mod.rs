@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod desired;
 pub mod kv;
 pub mod observed;
+pub mod operations;
 pub mod publish;
 pub mod read;
 pub mod rollout;

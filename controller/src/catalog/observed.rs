@@ -7,7 +7,7 @@ use shared::api::v1::desired::Fence;
 use shared::api::v1::report::{ObservedAllocation, Report};
 use shared::{AllocId, WorkerId};
 
-use super::{During, Error, Result, from_json, parsed, to_json};
+use super::{During, Error, Result, from_json, operations, parsed, to_json};
 use crate::model::Promoted;
 
 /// How long after its last word an agent counts as online while no request of it is waited on.
@@ -16,7 +16,7 @@ const ONLINE_MS: i64 = 75_000;
 /// What became of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
-    /// It is newer than what was there; the count is of allocations that are not the worker's and were left out.
+    /// It is newer than what was there; the count is of allocations and operations that are not the worker's and were left out.
     New {
         /// How many.
         foreign: usize,
@@ -94,6 +94,7 @@ pub fn accept(connection: &Connection, worker: WorkerId, report: &Report, now_ms
             })
             .during("recording a reported allocation")?;
     }
+    foreign += operations::report(connection, worker, &report.operations, now_ms)?;
     Ok(Accepted::New { foreign })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod cmd;
 pub mod filter;
+pub mod operate;
 pub mod table;
 pub mod ui;
 
@@ -65,6 +66,10 @@ enum Command {
     Cat(cmd::cat::Command),
     #[command(subcommand)]
     Job(cmd::job::Command),
+    #[command(name = "run_command", alias = "run-command")]
+    RunScript(cmd::run_command::Args),
+    #[command(name = "health_check", alias = "health-check")]
+    HealthCheck(cmd::health_check::Args),
     #[command(subcommand)]
     Agent(cmd::agent::Command),
     Serve(cmd::serve::Args),
@@ -97,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Info(args) => cmd::info::run(args, &context),
         Command::Cat(command) => cmd::cat::run(command, &context),
         Command::Job(command) => cmd::job::run(command, &context),
+        Command::RunScript(args) => cmd::run_command::run(&args, &context),
+        Command::HealthCheck(args) => cmd::health_check::run(&args, &context),
         Command::Agent(command) => cmd::agent::run(command, &context),
         Command::Serve(args) => cmd::serve::run(args, &context),
         Command::Dev(args) => cmd::dev::run(args, &context),

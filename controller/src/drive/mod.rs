@@ -5,6 +5,7 @@
 pub mod catch_up;
 pub mod daemon;
 pub mod high_water;
+pub mod operations;
 mod step;
 pub mod survey;
 

@@ -17,7 +17,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use shared::api::{REQUEST_ID_HEADER, v1};
+use shared::api::{CLOCK_HEADER, REQUEST_ID_HEADER, v1};
 
 use super::State;
 use super::error::Refusal;
@@ -65,6 +65,7 @@ async fn observe(Held((state, address)): Held<(Arc<State>, SocketAddr)>, request
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }
+    response.headers_mut().insert(CLOCK_HEADER, HeaderValue::from(clock::now_ms()));
     response
 }
 

@@ -1,5 +1,7 @@
-//! `maand job create`.
+//! `maand job`: `create` here, what works on running jobs in `job/control.rs`.
 #![expect(clippy::disallowed_methods, reason = "edge: makes a job's files")]
+
+mod control;
 
 use shared::{Code, Diagnostic, JobName, Name};
 
@@ -10,6 +12,30 @@ use crate::failure::{Exit, Failure};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Create(Create),
+    /// Run make start of deployed jobs, through their agents
+    ///
+    /// Goes through a job's workers in batches of its max_concurrent_upgrades, jobs with a lower
+    /// deployment_seq first. Disabled and removed allocations are not touched. Nothing is deployed, and
+    /// what was promoted stays so.
+    Start(control::Gated),
+    Stop(control::Stop),
+    /// Run make restart of deployed jobs, through their agents
+    ///
+    /// Goes through a job's workers in batches of its max_concurrent_upgrades, jobs with a lower
+    /// deployment_seq first. Disabled and removed allocations are not touched. Nothing is deployed, and
+    /// what was promoted stays so.
+    Restart(control::Gated),
+    /// Run make status of deployed jobs, through their agents
+    ///
+    /// Goes through a job's workers in batches of its max_concurrent_upgrades, jobs with a lower
+    /// deployment_seq first. Disabled and removed allocations are not touched. Nothing is deployed, and
+    /// what was promoted stays so.
+    Status(control::Gated),
+    /// Run any make target of deployed jobs, through their agents
+    ///
+    /// Goes through a job's workers in batches of its max_concurrent_upgrades, jobs with a lower
+    /// deployment_seq first. Disabled and removed allocations are not touched.
+    Run(control::Run),
 }
 
 /// Make a job that builds and deploys as it is
@@ -57,7 +83,17 @@ status:
 
 /// Runs it.
 pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
-    let Command::Create(args) = command;
+    match command {
+        Command::Create(args) => create(args, context),
+        Command::Start(args) => control::run("start", args, context),
+        Command::Stop(args) => control::run("stop", args.into(), context),
+        Command::Restart(args) => control::run("restart", args, context),
+        Command::Status(args) => control::run("status", args, context),
+        Command::Run(args) => control::run(&args.target, args.which, context),
+    }
+}
+
+fn create(args: Create, context: &Context) -> Result<(), Failure> {
     let usage = |problem: Diagnostic| Failure::new(Exit::Usage, problem);
     let job: JobName = args.job.parse().map_err(|error: shared::id::IdError| {
         usage(Diagnostic::new(Code::InvalidName, error.to_string()).remedy("choose another name"))

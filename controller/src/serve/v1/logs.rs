@@ -1,4 +1,5 @@
-//! `POST /v1/self/logs`: output of make targets, into the bucket's logs. Agents cut at line ends.
+//! `POST /v1/self/logs`: output of make targets and scripts, into the bucket's logs; that of operations
+//! also to who follows them. Agents cut at line ends.
 
 use std::sync::Arc;
 
@@ -8,9 +9,13 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use data_encoding::BASE64;
 use rusqlite::{Connection, OptionalExtension, params};
-use shared::api::v1::logs::{LogBatch, LogChunk, Stream};
+use shared::api::v1::desired::DesiredState;
+use shared::api::v1::logs::{LogBatch, LogChunk, Source, Stream};
+use shared::api::v1::operation::Work;
+use shared::{OperationId, WorkerId};
 
 use super::reports::rejected;
+use crate::catalog::operations::{self, Output};
 use crate::catalog::{During as _, desired};
 use crate::clock;
 use crate::serve::State;
@@ -36,27 +41,31 @@ pub(super) async fn logs(
         .write(move |connection| {
             let Some(desired) = desired::state(connection, worker)? else { return Ok(()) };
             for (chunk, bytes) in &chunks {
-                let job = desired.allocations.iter().any(|a| a.job == chunk.job);
+                let Some(of) = owned(connection, worker, &desired, &chunk.source)? else { continue };
                 // An agent that was ended sends again what it does not know to have sent, cut elsewhere.
                 let known = written(connection, chunk)?.saturating_sub(chunk.offset);
                 let new = usize::try_from(known).ok().and_then(|known| bytes.get(known..));
-                let Some(bytes) = new.filter(|bytes| job && !bytes.is_empty()) else { continue };
+                let Some(bytes) = new.filter(|bytes| !bytes.is_empty()) else { continue };
                 // Written first: after a crash in between a line comes twice rather than never.
                 let text = String::from_utf8_lossy(bytes);
                 let omitted = (chunk.omitted > 0).then(|| format!("({} bytes left out here)", chunk.omitted));
                 let line = |msg| Line {
                     run: Some(chunk.run_id),
-                    maand: "deploy",
+                    maand: of.maand,
                     seq: Some(desired.fence.update_seq),
                     worker: Some(&desired.host),
-                    job: Some(chunk.job.as_str()),
-                    phase: Some("rollout"),
-                    action: Some(&chunk.target),
+                    job: of.job.as_deref(),
+                    phase: of.operation.is_none().then_some("rollout"),
+                    action: Some(&of.action),
                     stream: Some(word(chunk.stream)),
                     msg: Some(msg),
                     ..Line::default()
                 };
                 let lines: Vec<Line<'_>> = omitted.as_deref().into_iter().chain(text.lines()).map(line).collect();
+                if let Some(id) = of.operation {
+                    let (stream, omitted) = (chunk.stream, chunk.omitted);
+                    operations::append(connection, &Output { id, stream, omitted, bytes: bytes.to_vec() })?;
+                }
                 held.log.write(now_ms, &lines);
                 let end = chunk.offset + known + bytes.len() as u64;
                 connection
@@ -64,9 +73,7 @@ pub(super) async fn logs(
                         "INSERT INTO log_offset (action_id, stream, offset) VALUES (?1, ?2, ?3) \
                          ON CONFLICT (action_id, stream) DO UPDATE SET offset = excluded.offset",
                     )
-                    .and_then(|mut upsert| {
-                        upsert.execute(params![chunk.action_id.to_string(), word(chunk.stream), end])
-                    })
+                    .and_then(|mut upsert| upsert.execute(params![chunk.source.id(), word(chunk.stream), end]))
                     .during("recording how far a log is")?;
             }
             Ok(())
@@ -75,11 +82,42 @@ pub(super) async fn logs(
     Ok(StatusCode::OK)
 }
 
+/// What the logs say of output.
+struct Of {
+    maand: &'static str,
+    job: Option<String>,
+    action: String,
+    operation: Option<OperationId>,
+}
+
+/// Whose output it is; `None` when that is not the worker's.
+fn owned(
+    connection: &Connection,
+    worker: WorkerId,
+    desired: &DesiredState,
+    source: &Source,
+) -> crate::catalog::Result<Option<Of>> {
+    Ok(match source {
+        Source::Action { job, target, .. } => desired.allocations.iter().any(|a| a.job == *job).then(|| Of {
+            maand: "deploy",
+            job: Some(job.to_string()),
+            action: target.clone(),
+            operation: None,
+        }),
+        Source::Operation { operation_id } => operations::own(connection, worker, *operation_id)?.map(|asked| Of {
+            maand: if matches!(asked.work, Work::Script { .. }) { "run_command" } else { "job" },
+            job: asked.work.job().map(ToString::to_string),
+            action: asked.work.label().to_owned(),
+            operation: Some(*operation_id),
+        }),
+    })
+}
+
 fn written(connection: &Connection, chunk: &LogChunk) -> crate::catalog::Result<u64> {
     connection
         .prepare_cached("SELECT offset FROM log_offset WHERE action_id = ?1 AND stream = ?2")
         .and_then(|mut select| {
-            select.query_row([chunk.action_id.to_string(), word(chunk.stream).to_owned()], |row| row.get(0)).optional()
+            select.query_row([chunk.source.id(), word(chunk.stream).to_owned()], |row| row.get(0)).optional()
         })
         .during("reading how far a log is")
         .map(|offset| offset.unwrap_or(0))

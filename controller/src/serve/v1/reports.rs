@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use shared::api::v1::operation::{MAX_OPEN, ObservedOperation};
 use shared::api::v1::report::{ObservedAllocation, Report};
 
 use crate::catalog::observed::{self, Accepted};
@@ -29,6 +30,10 @@ pub(super) async fn report(
         return Err(Refusal::bad("more allocations than a worker can have"));
     }
     report.allocations.iter_mut().for_each(ObservedAllocation::bound);
+    if report.operations.len() > MAX_OPEN {
+        return Err(Refusal::bad("more operations than a worker can have"));
+    }
+    report.operations.iter_mut().for_each(ObservedOperation::bound);
     let now_ms = clock::now_ms();
     let refused = report.refused.clone();
     let accepted =
@@ -37,9 +42,10 @@ pub(super) async fn report(
     let said = match (accepted, refused) {
         (Accepted::New { foreign: 0 }, None) | (Accepted::Stale, _) => None,
         (_, Some(reason)) => Some(("desired_refused", format!("worker {worker} refused its desired state: {reason}"))),
-        (Accepted::New { foreign }, None) => {
-            Some(("report_foreign", format!("worker {worker} reported {foreign} allocations that are not its own")))
-        }
+        (Accepted::New { foreign }, None) => Some((
+            "report_foreign",
+            format!("worker {worker} reported {foreign} allocations or operations that are not its own"),
+        )),
     };
     if let Some((event, msg)) = said {
         let line = Line { level: "warn", event: Some(event), maand: "serve", msg: Some(&msg), ..Line::default() };

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthSpec;
+use super::operation::Operation;
 use crate::{ActionId, ActionKind, AllocId, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
 
 /// What orders desired states: a newer one is greater, field by field from the left.
@@ -76,6 +77,9 @@ pub struct DesiredState {
     /// Bundles to have at hand, not to activate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefetch: Vec<BundleDigest>,
+    /// Ad-hoc work, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Operation>,
 }
 
 /// One allocation's desired state.

@@ -1,8 +1,8 @@
-//! Up: output of make targets, in capped chunks.
+//! Up: output of make targets and scripts, in capped chunks.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ActionId, JobName, RunId};
+use crate::{ActionId, JobName, OperationId, RunId};
 
 /// Which of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -14,19 +14,45 @@ pub enum Stream {
     Stderr,
 }
 
-/// A stretch of one stream of one action. Idempotent by (action, stream, offset): what the
+/// Whose output it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Source {
+    /// An action's.
+    Action {
+        /// Which.
+        action_id: ActionId,
+        /// The job.
+        job: JobName,
+        /// The make target.
+        target: String,
+    },
+    /// An operation's.
+    Operation {
+        /// Which; the controller knows the rest.
+        operation_id: OperationId,
+    },
+}
+
+impl Source {
+    /// The id of the action or operation, as text.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Action { action_id, .. } => action_id.to_string(),
+            Self::Operation { operation_id } => operation_id.to_string(),
+        }
+    }
+}
+
+/// A stretch of one stream of one action or operation. Idempotent by (id, stream, offset): what the
 /// controller has already is not written again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogChunk {
-    /// The action whose output it is.
-    pub action_id: ActionId,
-    /// The rollout that the action belongs to.
+    /// Whose output it is.
+    pub source: Source,
+    /// The rollout or command that it belongs to.
     pub run_id: RunId,
-    /// The job.
-    pub job: JobName,
-    /// The make target.
-    pub target: String,
     /// Which stream.
     pub stream: Stream,
     /// Bytes of the stream before this chunk.

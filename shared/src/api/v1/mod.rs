@@ -6,6 +6,7 @@ pub mod error;
 pub mod facts;
 pub mod health;
 pub mod logs;
+pub mod operation;
 pub mod report;
 pub mod want;
 
@@ -19,7 +20,7 @@ pub const BUNDLES: &str = "/v1/self/bundles";
 pub const PACKS: &str = "/v1/self/packs";
 /// `POST`: the observed state.
 pub const REPORTS: &str = "/v1/self/reports";
-/// `POST`: output of actions.
+/// `POST`: output of actions and operations.
 pub const LOGS: &str = "/v1/self/logs";
 
 /// Cap of an enrolment's body.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::desired::Fence;
 use super::facts::WorkerFacts;
 use super::health::{self, ObservedHealth};
+use super::operation::ObservedOperation;
 use crate::{ActionId, AllocId, BundleDigest, JobName, RelPath};
 
 /// Most paths listed under drift or unmanaged; the rest is a count.
@@ -35,6 +36,9 @@ pub struct Report {
     pub refused: Option<String>,
     /// Every allocation that the agent has anything of, by job.
     pub allocations: Vec<ObservedAllocation>,
+    /// What became of operations, for as long as the desired state lists them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<ObservedOperation>,
     /// Present in the first report of a session and when they change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<WorkerFacts>,

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use shared::BundleDigest;
 use shared::api::v1::health::HealthState;
-use shared::api::v1::report::ObservedAllocation;
+use shared::api::v1::report::{ObservedAllocation, Phase, Process};
 
 use crate::catalog::{observed, read};
 use crate::cli::Context;
@@ -19,7 +19,7 @@ use crate::model::{Allocation, Snapshot};
     after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
     version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  removed   no longer wanted \
     here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last. `agent` is empty while\nthe \
-    worker has what was promoted and it is well; otherwise it says what the agent reported.\n\nhealth: healthy, unhealthy, unknown \
+    worker has what was promoted and it is well; otherwise it says what the agent reported\n(\"stopped by hand\": by maand job stop).\n\nhealth: healthy, unhealthy, unknown \
     (not checked: it does not run, or has only just been started),\n- without health_check in the manifest."
 )]
 pub struct Args {
@@ -59,7 +59,12 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             continue;
         }
         let promoted = allocation.promoted.as_ref();
-        let said = observed::difference(promoted, reported.get(&allocation.alloc_id));
+        let reported = reported.get(&allocation.alloc_id);
+        let by_hand = promoted.is_some()
+            && !allocation.start_pending
+            && reported.is_some_and(|seen| seen.process == Process::Stopped && seen.phase == Phase::Idle);
+        let said = observed::difference(promoted, reported)
+            .or_else(|| (by_hand && allocation.is_active()).then(|| "stopped by hand".to_owned()));
         table.row(vec![
             allocation.job.as_str().into(),
             allocation.host.as_str().into(),
@@ -72,7 +77,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             allocation.disabled.into(),
             allocation.removed.into(),
             said.map_or(Value::Null, Value::from),
-            health(&snapshot, allocation, reported.get(&allocation.alloc_id)).into(),
+            health(&snapshot, allocation, reported).into(),
         ]);
     }
     super::print(

@@ -1,0 +1,159 @@
+//! `maand health_check` (`spec/behaviour.md` 8.1).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+use shared::api::v1::operation::Ended;
+use shared::{Diagnostic, Host, JobName};
+
+use crate::cli::Context;
+use crate::cli::filter::Filter;
+use crate::cli::operate::{Answer, Session, absent};
+use crate::drive::operations::{End, Standing};
+use crate::failure::Failure;
+use crate::model::{Allocation, HookEvent, Job};
+
+/// Check the jobs' health on their workers, now
+///
+/// Agents run the checks of the manifests (`health_check`), on the machine where the job runs. A worker
+/// whose agent is not there is reported as offline; the others are checked all the same.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Examples:\n  maand health_check                              every job, once\n  maand health_check \
+    --jobs api --wait --verbose  until it is healthy, as a deploy would wait\n\nWhat the agents found by themselves is in \
+    maand cat deployments.\nExit code 1 when anything is unhealthy or offline."
+)]
+pub struct Args {
+    /// Only these jobs
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    jobs: Vec<String>,
+    /// Try again as often as the manifest's `wait` says
+    #[arg(long)]
+    wait: bool,
+    /// Show every allocation, also those that are well
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// Runs it.
+pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let mut session = Session::open(context, "health_check")?;
+    let filter = Filter::new(&session.snapshot, &args.jobs, &[])?;
+    let jobs: BTreeSet<JobName> =
+        session.snapshot.jobs.iter().map(|job| job.name.clone()).filter(|job| filter.job(job)).collect();
+    // Without a filter every worker counts, also one without jobs.
+    let everywhere = args.jobs.is_empty();
+    let checked = check(&mut session, |allocation| jobs.contains(&allocation.job), everywhere, args.wait)?;
+    if !context.ui.wants_json() {
+        show(context, &session, &jobs, &checked, args.verbose);
+    }
+    let rows: Vec<_> = checked
+        .answers
+        .iter()
+        .map(|answer| {
+            let (health, problem) = judged(answer);
+            json!({ "job": answer.asked.work.job(), "worker_ip": answer.asked.host, "health": health, "problem": problem })
+        })
+        .chain(checked.offline.iter().flat_map(|(host, allocations)| {
+            allocations.iter().map(move |job| json!({ "job": job, "worker_ip": host, "health": "offline", "problem": null }))
+        }))
+        .collect();
+    session.end(&rows, checked.problems)
+}
+
+/// What checks have found.
+struct Checked {
+    answers: Vec<Answer>,
+    /// Jobs on workers whose agent cannot be asked.
+    offline: BTreeMap<Host, Vec<JobName>>,
+    problems: Vec<Diagnostic>,
+}
+
+/// Waits until every job that has checks is healthy wherever `among` says: what a batch of an ad-hoc
+/// command is followed by. The problems of those that are not.
+pub fn gate(session: &mut Session<'_>, among: impl Fn(&Allocation) -> bool) -> Result<Vec<Diagnostic>, Failure> {
+    Ok(check(session, among, false, true)?.problems)
+}
+
+fn check(
+    session: &mut Session<'_>,
+    among: impl Fn(&Allocation) -> bool,
+    everywhere: bool,
+    wait: bool,
+) -> Result<Checked, Failure> {
+    // Never deployed, or drained: nothing is there that could be well.
+    let due = |allocation: &Allocation| allocation.is_active() && allocation.promoted.is_some() && among(allocation);
+    let with_checks = |job: &&Job| !job.spec.health_check.checks.is_empty();
+    let snapshot = session.snapshot.clone();
+    let allocations: Vec<(&Allocation, &Job)> = snapshot
+        .allocations
+        .iter()
+        .filter(|allocation| due(allocation))
+        .filter_map(|allocation| Some((allocation, snapshot.job(&allocation.job).filter(with_checks)?)))
+        .collect();
+    let workers = match everywhere {
+        true => snapshot.workers.iter().map(|worker| worker.worker_id).collect(),
+        false => allocations.iter().map(|(allocation, _)| allocation.worker_id).collect(),
+    };
+    let absentees: BTreeMap<Host, Standing> = session.look(&workers, false)?.into_iter().collect();
+    let mut problems: Vec<Diagnostic> =
+        absentees.iter().map(|(host, standing)| absent(host, standing, &snapshot)).collect();
+    let mut offline: BTreeMap<Host, Vec<JobName>> = BTreeMap::new();
+    let mut requests = Vec::new();
+    for (allocation, job) in allocations {
+        if absentees.contains_key(&allocation.host) {
+            offline.entry(allocation.host.clone()).or_default().push(allocation.job.clone());
+        } else {
+            requests.extend(session.probe(allocation, job, wait));
+        }
+    }
+    let answers = session.ask(requests)?;
+    problems.extend(session.problems(&answers));
+    Ok(Checked { answers, offline, problems })
+}
+
+fn judged(answer: &Answer) -> (&'static str, Option<&str>) {
+    match &answer.end {
+        End::Said(said) => match &said.outcome {
+            Some(Ended::Ok) => ("healthy", None),
+            Some(Ended::Unhealthy { problem }) => ("unhealthy", Some(problem)),
+            Some(Ended::Refused { reason }) => ("unknown", Some(reason)),
+            _ => ("unknown", None),
+        },
+        End::NotPickedUp | End::NoResult | End::Left => ("unknown", None),
+    }
+}
+
+fn show(context: &Context, session: &Session<'_>, jobs: &BTreeSet<JobName>, checked: &Checked, verbose: bool) {
+    let ui = &context.ui;
+    for job in session.snapshot.jobs.iter().filter(|job| jobs.contains(&job.name)) {
+        let name = &job.name;
+        let of: Vec<&Answer> = checked.answers.iter().filter(|a| a.asked.work.job() == Some(name)).collect();
+        let away = checked.offline.values().flatten().filter(|away| *away == name).count();
+        let (good, all) = (of.iter().filter(|answer| answer.is_good()).count(), of.len() + away);
+        let (colour, text) = if job.spec.health_check.checks.is_empty() {
+            ("2", "no health_check in its manifest".to_owned())
+        } else if !session.snapshot.allocations_of(name).any(Allocation::is_active) {
+            ("2", "runs nowhere".to_owned())
+        } else if all == 0 {
+            ("2", "not deployed yet".to_owned())
+        } else if good == all {
+            ("32", format!("healthy ({good} of {all})"))
+        } else {
+            let away = if away > 0 { format!(", {away} offline") } else { String::new() };
+            ("31", format!("not healthy ({good} of {all}{away})"))
+        };
+        ui.out(format_args!("{name}: {}", ui.paint(colour, &text)));
+        for answer in of.iter().filter(|answer| verbose || !answer.is_good()) {
+            let (word, problem) = judged(answer);
+            let problem = problem.map(|problem| format!(": {}", shared::text::clean(problem))).unwrap_or_default();
+            ui.out(format_args!("  {name}@{} {word}{problem}", answer.asked.host));
+        }
+        for host in checked.offline.iter().filter(|(_, jobs)| jobs.contains(name)).map(|(host, _)| host) {
+            ui.out(format_args!("  {name}@{host} offline"));
+        }
+        if job.spec.hooks.values().any(|hook| hook.executed_on.contains(&HookEvent::HealthCheck)) {
+            ui.warn(format_args!("{name} has health_check hooks; this version runs its checks alone"));
+        }
+    }
+}
