@@ -35,6 +35,11 @@ impl Reads {
         reads
     }
 
+    /// Whether any of it is variables or secrets, which hooks may write.
+    pub fn of_hooks(&self) -> bool {
+        self.asked.keys().any(|name| matches!(name.parse(), Ok(Namespace::JobVars(_) | Namespace::JobSecrets(_))))
+    }
+
     /// What earlier renderings that were kept read, too.
     pub(super) fn add(&mut self, other: &Self) {
         for (namespace, asked) in &other.asked {

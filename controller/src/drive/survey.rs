@@ -25,6 +25,8 @@ pub struct Survey {
     pub orders: BTreeMap<JobName, String>,
     /// Workers whose agent is there.
     pub online: BTreeSet<WorkerId>,
+    /// Jobs whose templates read what hooks may write.
+    pub volatile: BTreeSet<JobName>,
     /// Workers that an agent has joined for.
     pub joined: BTreeSet<WorkerId>,
 }
@@ -54,12 +56,15 @@ impl Survey {
         } else {
             joined.clone()
         };
-        Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, joined })
+        let reads = read::job_inputs(tx)?;
+        let volatile = reads.into_iter().filter(|(_, (_, reads))| reads.of_hooks()).map(|(job, _)| job).collect();
+        Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, volatile, joined })
     }
 
     /// Plans.
     pub fn plan(&self, options: &Options) -> Plan {
-        let known = Known { changed: &self.changed, orders: &self.orders, online: &self.online };
+        let known =
+            Known { changed: &self.changed, orders: &self.orders, online: &self.online, volatile: &self.volatile };
         plan::plan(&self.snapshot, options, &known)
     }
 

@@ -59,6 +59,8 @@ pub struct Known<'a> {
     pub orders: &'a BTreeMap<JobName, String>,
     /// Workers whose agent is there.
     pub online: &'a BTreeSet<WorkerId>,
+    /// Jobs whose templates read variables or secrets, which hooks may write.
+    pub volatile: &'a BTreeSet<JobName>,
 }
 
 /// One active allocation's part.
@@ -170,9 +172,12 @@ pub struct JobPlan {
     /// Events that the job has hooks for, of those that matter to this deploy.
     #[serde(default)]
     pub hooks: BTreeSet<HookEvent>,
-    /// Whether its pre_deploy hooks may still change what is rolled.
+    /// Whether it is planned anew when its turn comes: hooks may write what its templates read.
     #[serde(default)]
-    pub may_decide_anew: bool,
+    pub decides: bool,
+    /// Active workers whose files are not known before that.
+    #[serde(default)]
+    pub undecided: Vec<Host>,
     /// What its agents ask of it while it runs.
     #[serde(default)]
     pub health: Option<HealthSpec>,
@@ -195,7 +200,7 @@ pub struct JobPlan {
 impl JobPlan {
     /// Whether there is anything to do.
     pub fn is_required(&self) -> bool {
-        self.rolls() || self.post_deploy_only || self.refused.is_some()
+        self.rolls() || self.post_deploy_only || self.refused.is_some() || !self.undecided.is_empty()
     }
 
     /// Whether any allocation is to change.
@@ -266,11 +271,22 @@ pub fn plan(snapshot: &Snapshot, options: &Options, known: &Known<'_>) -> Plan {
         let gone = JobSpec { action_timeout_s: DEFAULT_ACTION_TIMEOUT_S, ..JobSpec::default() };
         let spec = snapshot.job(name).map_or(&gone, |job| &job.spec);
         let seq = allocations.iter().map(|a| a.deployment_seq).max().unwrap_or_default();
-        let one = One { options, known, there: &there, spec, allocations: &allocations };
+        let upstream_writes = upstream(spec).filter_map(|name| snapshot.job(name)).any(|job| writes(&job.spec));
+        let one = One { options, known, there: &there, spec, allocations: &allocations, upstream_writes };
         jobs.extend(one.plan(name, seq, demands, &mut notes));
     }
     jobs.sort_by(|a, b| (a.seq, &a.job).cmp(&(b.seq, &b.job)));
     Plan { jobs, notes }
+}
+
+fn upstream(spec: &JobSpec) -> impl Iterator<Item = &JobName> {
+    spec.hooks.values().filter_map(|hook| hook.demand.as_ref()).map(|demand| &demand.job)
+}
+
+/// Whether a job has hooks that may write values while a deploy runs.
+fn writes(spec: &JobSpec) -> bool {
+    let idle = [HookEvent::PostBuild, HookEvent::Cli, HookEvent::HealthCheck];
+    spec.hooks.values().flat_map(|hook| &hook.executed_on).any(|event| !idle.contains(event))
 }
 
 fn millis(seconds: u64) -> i64 {
@@ -284,6 +300,8 @@ struct One<'a> {
     there: &'a BTreeSet<WorkerId>,
     spec: &'a JobSpec,
     allocations: &'a [&'a Allocation],
+    /// A job that it demands has hooks that may write values while a deploy runs.
+    upstream_writes: bool,
 }
 
 impl One<'_> {
@@ -338,6 +356,15 @@ impl One<'_> {
             HookEvent::AfterAllocationStopped => true,
         });
         let complete = moves.is_empty() && settle.is_empty() && promotes.is_empty();
+        let not_known = |a: &&&Allocation| options.catch_up.is_none() && a.is_active() && a.bundle.is_none();
+        let undecided: Vec<Host> = self.allocations.iter().filter(not_known).map(|a| a.host.clone()).collect();
+        let volatile = self.known.volatile.contains(job);
+        let pre_deploy = hooks.contains(&HookEvent::PreDeploy);
+        let decides = options.catch_up.is_none()
+            && !active.is_empty()
+            && (!undecided.is_empty()
+                || (volatile && (pre_deploy || self.upstream_writes))
+                || (pre_deploy && !complete));
         let post_deploy_only = complete
             && options.catch_up.is_none()
             && !active.is_empty()
@@ -368,7 +395,8 @@ impl One<'_> {
             promotes,
             post_deploy_only,
             hooks,
-            may_decide_anew: options.catch_up.is_none(),
+            decides,
+            undecided,
             probes: !spec.health_check.checks.is_empty() && !options.sync_only,
             health: health::spec(spec),
             gate_attempts: spec.health_check.attempts,

@@ -103,7 +103,10 @@ fn rows(job: &JobPlan, lines: &mut Vec<String>) {
             lines.push(format!("    {host:<15} {kind:<12} batch={}{from} current_hash={to}{version}{matched}", n + 1));
         }
     }
-    for (host, hash) in &job.skipped {
+    for host in &job.undecided {
+        lines.push(format!("    {host:<15} {:<12} (its hooks are to write what its templates read)", "undecided"));
+    }
+    for (host, hash) in job.skipped.iter().filter(|(host, _)| !job.undecided.contains(host)) {
         lines.push(format!("    {host:<15} {:<12} hash={}", "skip", short(*hash)));
     }
 }
@@ -131,7 +134,9 @@ pub fn json(plan: &Plan) -> Value {
             }
             let skip =
                 |(host, hash): &(_, Option<BundleDigest>)| json!({ "worker_ip": host, "action": "skip", "hash": hash });
-            allocations.extend(job.skipped.iter().map(skip));
+            let undecided = |host: &_| json!({ "worker_ip": host, "action": "undecided" });
+            allocations.extend(job.undecided.iter().map(undecided));
+            allocations.extend(job.skipped.iter().filter(|(host, _)| !job.undecided.contains(host)).map(skip));
             json!({ "job": job.job, "deployment_seq": job.seq, "required": job.is_required(),
                 "post_deploy_only": job.post_deploy_only, "refused": job.refused, "allocations": allocations })
         })

@@ -237,6 +237,8 @@ pub enum Moved {
     Hooks(HookEvent),
     /// The job ended well.
     Done,
+    /// The job was planned anew, and needs nothing.
+    Skipped,
     /// The job waits for one that failed.
     Blocked(JobName),
 }

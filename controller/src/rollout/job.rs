@@ -192,6 +192,7 @@ impl JobRollout {
     pub(super) fn finish(&mut self, end: End, effects: &mut Vec<Effect>) {
         match &end {
             End::Done if self.plan.is_required() => effects.push(self.moved(None, Moved::Done)),
+            End::Done if self.plan.decides => effects.push(self.moved(None, Moved::Skipped)),
             End::Blocked { by } => effects.push(self.moved(None, Moved::Blocked(by.clone()))),
             End::Failed { why: Some(_) } => effects.push(self.moved(None, Moved::Failed)),
             _ => {}
@@ -237,10 +238,13 @@ impl JobRollout {
     fn begin(&mut self, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         if let Some(why) = self.plan.refused.clone() {
             self.finish(End::Failed { why: Some(why) }, effects);
+        } else if self.plan.decides && self.plan.has(HookEvent::PreDeploy) {
+            self.call(Stage::PreDeploy, effects);
+        } else if self.plan.decides {
+            self.set(Phase::Deciding);
+            effects.push(Effect::Decide { job: self.plan.job.clone() });
         } else if self.plan.post_deploy_only {
             self.call(Stage::PostDeploy, effects);
-        } else if self.plan.has(HookEvent::PreDeploy) && self.plan.active > 0 && self.plan.may_decide_anew {
-            self.call(Stage::PreDeploy, effects);
         } else {
             self.begin_to_move(now_ms, ids, effects);
         }

@@ -141,7 +141,11 @@ impl Rollout {
         for job in self.jobs.values_mut().filter(|job| job.phase == Phase::Held && job.plan.seq == wave) {
             if let Some(by) = failed.iter().find(|name| job.plan.demands.contains(*name)) {
                 // What needs nothing is not held back by anything.
-                let end = if job.plan.is_required() { End::Blocked { by: by.clone() } } else { End::Done };
+                let end = if job.plan.is_required() || job.plan.decides {
+                    End::Blocked { by: by.clone() }
+                } else {
+                    End::Done
+                };
                 job.finish(end, effects);
                 any = true;
             } else if at_once < self.limits.jobs_at_once {

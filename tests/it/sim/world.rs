@@ -132,7 +132,9 @@ impl World {
         }
         let online = self.agents.iter().filter(|(_, agent)| agent.online).map(|(alloc, _)| worker(*alloc)).collect();
         let (changed, orders) = (Changed::new(), BTreeMap::new());
-        let plan = plan::plan(&self.snapshot, options, &Known { changed: &changed, orders: &orders, online: &online });
+        let volatile = BTreeSet::new();
+        let known = Known { changed: &changed, orders: &orders, online: &online, volatile: &volatile };
+        let plan = plan::plan(&self.snapshot, options, &known);
         plan::check::check(&plan, &self.snapshot, options)?;
         Ok(plan)
     }

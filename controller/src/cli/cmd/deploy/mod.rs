@@ -202,7 +202,7 @@ pub fn begin(
     attended: Attended,
 ) -> Result<Driver, Failure> {
     plan.notes.iter().for_each(|note| context.ui.warn(note));
-    for job in plan.jobs.iter().filter(|job| !job.is_required()) {
+    for job in plan.jobs.iter().filter(|job| !job.is_required() && !job.decides) {
         let reason = report::skip_reason(job);
         context.ui.say(format_args!("deploy: skip job \"{}\" ({reason})", job.job));
         attendant.log(Line {

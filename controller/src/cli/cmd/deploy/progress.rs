@@ -92,6 +92,7 @@ pub fn words(host: Option<&Host>, what: &Moved) -> (&'static str, &'static str, 
         }
         Moved::Hooks(event) => ("hooks_begun", "2", format!("{} hooks", event.word())),
         Moved::Done => ("job_done", "32", "done".to_owned()),
+        Moved::Skipped => ("deploy_skip", "2", format!("skip ({})", crate::plan::report::COMPLETE)),
         Moved::Blocked(by) => ("job_blocked", "31", format!("blocked: {by} failed")),
     };
     let rests = matches!(what, Moved::Removing | Moved::Stopped(_) | Moved::Removed | Moved::Left | Moved::AssumedDead);
