@@ -82,22 +82,36 @@ fn jobs(connection: &Connection) -> Result<Vec<Job>> {
 /// The files of every job.
 pub fn files(connection: &Connection) -> Result<Vec<(JobName, JobFile)>> {
     let sql = "SELECT job, path, mode, len, blob, kind FROM job_file ORDER BY job, path";
-    collect(connection, "reading the jobs' files", sql, |row| {
-        let kind = match text(row, 5)?.as_str() {
-            "shipped" => FileKind::Shipped,
-            "template" => FileKind::Template,
-            "control" => FileKind::Control,
-            other => return Err(Error::Damaged { what: "job_file.kind", why: format!("{other:?}") }),
-        };
-        let blob: BlobDigest = parsed("job_file.blob", &text(row, 4)?)?;
-        let file = JobFile {
-            path: parsed("job_file.path", &text(row, 1)?)?,
-            mode: row.get(2).during("reading a file")?,
-            len: row.get(3).during("reading a file")?,
-            blob,
-            kind,
-        };
-        Ok((parsed("job_file.job", &text(row, 0)?)?, file))
+    collect(connection, "reading the jobs' files", sql, |row| Ok((parsed("job_file.job", &text(row, 0)?)?, file(row)?)))
+}
+
+/// The files of one job, by path.
+pub fn files_of(connection: &Connection, job: &JobName) -> Result<Vec<JobFile>> {
+    let during = "reading a job's files";
+    let sql = "SELECT job, path, mode, len, blob, kind FROM job_file WHERE job = ?1 ORDER BY path";
+    let mut select = connection.prepare_cached(sql).during(during)?;
+    let mut rows = select.query([job.as_str()]).during(during)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().during(during)? {
+        found.push(file(row)?);
+    }
+    Ok(found)
+}
+
+fn file(row: &Row<'_>) -> Result<JobFile> {
+    let kind = match text(row, 5)?.as_str() {
+        "shipped" => FileKind::Shipped,
+        "template" => FileKind::Template,
+        "control" => FileKind::Control,
+        other => return Err(Error::Damaged { what: "job_file.kind", why: format!("{other:?}") }),
+    };
+    let blob: BlobDigest = parsed("job_file.blob", &text(row, 4)?)?;
+    Ok(JobFile {
+        path: parsed("job_file.path", &text(row, 1)?)?,
+        mode: row.get(2).during("reading a file")?,
+        len: row.get(3).during("reading a file")?,
+        blob,
+        kind,
     })
 }
 
