@@ -8,6 +8,7 @@ mod architecture;
 mod deploy;
 mod dev;
 mod faults;
+mod hooks;
 mod join;
 mod namespaces;
 mod rules;

@@ -60,6 +60,8 @@ enum Command {
     Info(cmd::info::Args),
     #[command(subcommand)]
     Cat(cmd::cat::Command),
+    #[command(alias = "jobcommand", alias = "job_command")]
+    Hooks(cmd::hooks::Args),
     #[command(subcommand)]
     Job(cmd::job::Command),
     #[command(subcommand)]
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Deploy(args) => cmd::deploy::run(args, &context),
         Command::Info(args) => cmd::info::run(args, &context),
         Command::Cat(command) => cmd::cat::run(command, &context),
+        Command::Hooks(args) => cmd::hooks::run(&args, &context),
         Command::Job(command) => cmd::job::run(command, &context),
         Command::Agent(command) => cmd::agent::run(command, &context),
         Command::Serve(args) => cmd::serve::run(args, &context),

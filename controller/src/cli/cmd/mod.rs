@@ -5,6 +5,7 @@ pub mod build;
 pub mod cat;
 pub mod deploy;
 pub mod dev;
+pub mod hooks;
 pub mod info;
 pub mod init;
 pub mod job;
