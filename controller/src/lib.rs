@@ -19,6 +19,7 @@ pub mod clock;
 pub mod compose;
 pub mod config;
 pub mod drive;
+pub mod hooks;
 pub mod paths;
 pub mod secrets;
 pub mod serve;

@@ -60,7 +60,10 @@ paths! {
     /// Highest (epoch, update_seq) ever handed out, outside the database on purpose.
     high_water = "secrets/high-water.json";
     /// Rendered trees, while a command lasts.
+    /// Rendered trees, while a command lasts.
     tmp = "tmp";
+    /// What hooks run in, while a command lasts.
+    hook_stages = "tmp/hooks";
     /// Structured logs.
     logs = "logs";
     /// Logs of each run.

@@ -10,6 +10,7 @@ mod deploy;
 mod dev;
 mod faults;
 mod health;
+mod hooks;
 mod incremental;
 mod join;
 mod namespaces;

@@ -100,6 +100,16 @@ fn end_of(prefix: &str) -> String {
     format!("{}0", prefix.trim_end_matches('/'))
 }
 
+/// The last value that a key had, though it may be deleted by now; `None` when it never was or is forgotten.
+pub fn last(connection: &Connection, namespace: &str, key: &str) -> Result<Option<String>> {
+    connection
+        .prepare_cached(
+            "SELECT value FROM key_value WHERE namespace = ?1 AND key = ?2 AND deleted = 0 ORDER BY version DESC LIMIT 1",
+        )
+        .and_then(|mut select| select.query_row([namespace, key], |row| row.get(0)).optional())
+        .during("reading what a key was")
+}
+
 /// What a row's value is, where it is not stored itself.
 pub fn resolve(connection: &Connection, row: &Row) -> Result<String> {
     Resolver::new(connection).value(row, usize::MAX)
@@ -341,13 +351,16 @@ pub fn set_scope(connection: &Connection, scope: &str, digest: Option<&[u8; 32]>
 }
 
 /// Forgets old versions: of each key all but the latest and seven more, and keys that are deleted, when
-/// the latest row is older than `before_ms`.
+/// the latest row is older than `before_ms`. The index of an allocation that is being removed stays: its
+/// hooks are told it until it is gone.
 pub fn purge(connection: &Connection, before_ms: i64) -> Result<usize> {
     connection
         .execute(
             "DELETE FROM key_value AS old WHERE EXISTS (SELECT 1 FROM (SELECT max(version) AS version, deleted, created_at \
                FROM key_value WHERE namespace = old.namespace AND key = old.key) AS latest \
-             WHERE latest.created_at < ?1 AND (latest.deleted = 1 OR old.version + ?2 < latest.version))",
+             WHERE latest.created_at < ?1 AND (latest.deleted = 1 OR old.version + ?2 < latest.version)) \
+             AND NOT EXISTS (SELECT 1 FROM allocation WHERE removed = 1 \
+               AND old.namespace = 'maand/job/' || job || '/worker/' || host AND old.key = job || '_allocation_index')",
             params![before_ms, KEPT_VERSIONS],
         )
         .during("purging old key-values")

@@ -64,6 +64,8 @@ enum Command {
     Info(cmd::info::Args),
     #[command(subcommand)]
     Cat(cmd::cat::Command),
+    #[command(alias = "jobcommand", alias = "job_command")]
+    Hooks(cmd::hooks::Args),
     #[command(subcommand)]
     Job(cmd::job::Command),
     #[command(name = "run_command", alias = "run-command")]
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Drive(args) => cmd::drive::run(args, &context),
         Command::Info(args) => cmd::info::run(args, &context),
         Command::Cat(command) => cmd::cat::run(command, &context),
+        Command::Hooks(args) => cmd::hooks::run(&args, &context),
         Command::Job(command) => cmd::job::run(command, &context),
         Command::RunScript(args) => cmd::run_command::run(&args, &context),
         Command::HealthCheck(args) => cmd::health_check::run(&args, &context),

@@ -14,6 +14,8 @@ pub struct Ui {
     /// Progress and prompts may redraw.
     interactive: bool,
     colour: bool,
+    /// Talk is not printed.
+    quiet: bool,
     /// Lines of several threads must not mix.
     lock: Mutex<()>,
 }
@@ -22,7 +24,12 @@ impl Ui {
     /// `no_color` is whether the environment has NO_COLOR.
     pub fn new(json: bool, no_color: bool) -> Self {
         let interactive = std::io::stderr().is_terminal();
-        Self { json, interactive, colour: interactive && !no_color, lock: Mutex::new(()) }
+        Self { json, interactive, colour: interactive && !no_color, quiet: false, lock: Mutex::new(()) }
+    }
+
+    /// For what has been said already.
+    pub fn quiet() -> Self {
+        Self { quiet: true, ..Self::new(false, true) }
     }
 
     /// Whether the user asked for JSON.
@@ -64,6 +71,9 @@ impl Ui {
 
     /// A line of talk.
     pub fn say(&self, line: impl std::fmt::Display) {
+        if self.quiet {
+            return;
+        }
         let _guard = self.lock.lock();
         drop(writeln!(std::io::stderr(), "{line}"));
     }

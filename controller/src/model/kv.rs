@@ -170,6 +170,12 @@ impl Access<'_> {
         }
     }
 
+    /// Whether a hook may read `namespace`: what templates may, but for the secrets of other jobs. A
+    /// template's output stays on the worker that it is for; what a hook reads goes wherever it likes.
+    pub fn hook_may_read(&self, namespace: &Namespace) -> bool {
+        self.may_read(namespace) && !matches!(namespace, Namespace::JobSecrets(job) if job != self.job)
+    }
+
     /// Whether a hook may do `change` to `key` at `event`.
     pub fn may_write(&self, namespace: &Namespace, key: &str, change: Change, event: HookEvent) -> bool {
         if event == HookEvent::HealthCheck {
@@ -314,6 +320,8 @@ mod tests {
             "secrets/job/db",
         ] {
             assert!(read(yes), "{yes}");
+            let hook = access.hook_may_read(&yes.parse().unwrap());
+            assert_eq!(hook, yes != "secrets/job/db", "{yes}");
             assert!(access.readable().contains(&yes.parse().unwrap()), "{yes}");
             assert_eq!(yes.parse::<Namespace>().unwrap().to_string(), yes);
         }

@@ -12,6 +12,7 @@ use crate::bundle::store::Store;
 use crate::catalog::write::Written;
 use crate::catalog::{Catalog, kv, read, write};
 use crate::cli::Context;
+use crate::cli::cmd::hooks;
 use crate::cli::ui::Ui;
 use crate::compose::{self, Bench, Live};
 use crate::config::Settings;
@@ -70,7 +71,17 @@ pub fn build_bucket(bucket: &BucketDir, ui: &Ui) -> Result<Summary, Failure> {
 }
 
 fn build_and_say(bucket: &BucketDir, purge_job_kv: bool, ui: &Ui) -> Result<Summary, Failure> {
-    let summary = build_into(bucket, &bucket.database(), purge_job_kv, ui)?;
+    let mut summary = build_into(bucket, &bucket.database(), purge_job_kv, ui)?;
+    if hooks::post_build(bucket, ui)? {
+        // Templates may read what the hooks wrote; what nothing changed in is not made again.
+        let again = build_into(bucket, &bucket.database(), purge_job_kv, &Ui::quiet())?;
+        summary = Summary {
+            files_read: summary.files_read + again.files_read,
+            rendered: summary.rendered + again.rendered,
+            certificates_issued: summary.certificates_issued + again.certificates_issued,
+            ..again
+        };
+    }
     if !ui.wants_json() {
         ui.say(format_args!(
             "built {} jobs on {} workers: {} allocations, {} to deploy",

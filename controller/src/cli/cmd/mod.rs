@@ -7,6 +7,7 @@ pub mod deploy;
 pub mod dev;
 pub mod drive;
 pub mod health_check;
+pub mod hooks;
 pub mod info;
 pub mod init;
 pub mod job;
