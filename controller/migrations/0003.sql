@@ -15,6 +15,8 @@ INSERT INTO rolled (alloc_id, may_run) SELECT alloc_id, 1 FROM promoted;
 
 -- What an operator asked the driver of a rollout for: pause | abort.
 ALTER TABLE rollout ADD COLUMN request TEXT;
+-- The build that it rolls out: what a newer one made of a job is for the next deploy.
+ALTER TABLE rollout ADD COLUMN built_at INTEGER;
 
 -- Every release of a rollout: written when it changes, apart from the rest of its job's state.
 CREATE TABLE rollout_flight (

@@ -1,6 +1,6 @@
 //! Edge: key-values with their history: versions, tombstones, retention (`spec/behaviour.md` 1.5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::JobName;
@@ -8,7 +8,7 @@ use shared::JobName;
 use super::{During, Error, Result};
 use crate::build::namespaces::PEERS;
 use crate::model::Fingerprint;
-use crate::model::kv::{Keys, Namespace};
+use crate::model::kv::{Keys, Namespace, ROLLOUT_ORDER};
 
 /// Versions of a key that are kept besides the latest.
 const KEPT_VERSIONS: u64 = 7;
@@ -214,6 +214,18 @@ pub fn orders(connection: &Connection) -> Result<BTreeMap<JobName, String>> {
         }
     }
     Ok(orders)
+}
+
+/// Puts the order back to that of the workers, where a hook wrote one of these jobs' for a deploy that has
+/// ended.
+pub fn reset_orders(connection: &Connection, jobs: &BTreeSet<&JobName>, now_ms: i64) -> Result<()> {
+    for job in orders(connection)?.into_keys().filter(|job| jobs.contains(job)) {
+        let namespace = Namespace::Job(job).to_string();
+        if let Some(workers) = get(connection, &namespace, "workers")? {
+            put(connection, &namespace, ROLLOUT_ORDER, &workers.value, now_ms)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes one value, if it is another one.

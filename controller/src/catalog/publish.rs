@@ -1,10 +1,10 @@
 //! Edge: the writing half of desired states, and what was promoted. drive alone writes here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::api::v1::desired::{DesiredAction, Fence, RunState};
-use shared::{AllocId, BundleDigest, JobName, RunId, WorkerId};
+use shared::{AllocId, Bundle, BundleDigest, JobName, RunId, WorkerId};
 
 use super::desired::state_word;
 use super::{During, Result, from_json, to_json};
@@ -266,6 +266,28 @@ pub fn failed(connection: &Connection, alloc: AllocId, unhealthy: bool) -> Resul
         )
         .and_then(|mut update| update.execute(params![alloc.to_string(), unhealthy]))
         .during("recording a failure")?;
+    Ok(())
+}
+
+/// Writes what a job's bundles were made anew to, because hooks wrote what its templates read. The next
+/// build makes them of everything again.
+pub fn remade(connection: &Connection, job: &JobName, bundles: &BTreeMap<AllocId, Bundle>) -> Result<()> {
+    for (alloc, bundle) in bundles {
+        let digest = bundle.digest();
+        if !super::bundles::contains(connection, &digest)? {
+            super::bundles::put(connection, &digest, &super::bundles::pack(bundle)?)?;
+        }
+        connection
+            .prepare_cached(
+                "UPDATE allocation SET bundle = ?2, render_inputs = NULL WHERE alloc_id = ?1 AND bundle IS NOT ?2",
+            )
+            .and_then(|mut update| update.execute(params![alloc.to_string(), digest.to_string()]))
+            .during("recording a bundle that was made anew")?;
+    }
+    connection
+        .prepare_cached("UPDATE job SET inputs = NULL WHERE name = ?1")
+        .and_then(|mut update| update.execute([job.as_str()]))
+        .during("recording bundles that were made anew")?;
     Ok(())
 }
 

@@ -87,6 +87,8 @@ pub struct Header {
     pub owner: Option<String>,
     /// Until when.
     pub until_ms: Option<i64>,
+    /// The build that it rolls out, by its time.
+    pub built_ms: Option<i64>,
     /// What an operator asked its driver for.
     pub request: Option<Request>,
 }
@@ -114,7 +116,7 @@ impl Header {
 }
 
 const COLUMNS: &str =
-    "run_id, state, attended, options, update_seq, created_at, ended_at, lease_owner, lease_until, request";
+    "run_id, state, attended, options, update_seq, created_at, ended_at, lease_owner, lease_until, request, built_at";
 
 fn header(row: &Row<'_>) -> Result<Header> {
     let reading = "reading a rollout";
@@ -131,6 +133,7 @@ fn header(row: &Row<'_>) -> Result<Header> {
         ended_ms: row.get(6).during(reading)?,
         owner: row.get(7).during(reading)?,
         until_ms: row.get(8).during(reading)?,
+        built_ms: row.get(10).during(reading)?,
         request: request.map(|word| if word == "abort" { Request::Abort } else { Request::Pause }),
     })
 }
@@ -167,16 +170,25 @@ pub fn create(
     connection: &Connection,
     run: RunId,
     options: &Options,
-    (update_seq, attended): (u64, bool),
+    (update_seq, attended, built_ms): (u64, bool, Option<i64>),
     lease: Option<(&str, i64)>,
     now_ms: i64,
 ) -> Result<()> {
     let (owner, until) = lease.unzip();
     connection
         .execute(
-            "INSERT INTO rollout (run_id, state, attended, options, update_seq, created_at, lease_owner, lease_until) \
-             VALUES (?1, 'running', ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![run.to_string(), attended, to_json("rollout.options", options)?, update_seq, now_ms, owner, until],
+            "INSERT INTO rollout (run_id, state, attended, options, update_seq, created_at, lease_owner, lease_until, \
+               built_at) VALUES (?1, 'running', ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                run.to_string(),
+                attended,
+                to_json("rollout.options", options)?,
+                update_seq,
+                now_ms,
+                owner,
+                until,
+                built_ms
+            ],
         )
         .during("beginning a rollout")?;
     for table in ["rollout_flight", "rollout_job", "rollout"] {

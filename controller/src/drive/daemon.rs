@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_types, reason = "edge: data/drive.lock")]
 
 use std::fs::{File, OpenOptions};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -12,11 +13,14 @@ use shared::diagnostic::chain;
 use shared::{Code, Diagnostic, Host, JobName, RunId};
 
 use super::catch_up::{Tried, catch_up};
+use super::hands::Hands;
 use super::survey::Survey;
+use super::workers::ByAgents;
 use super::{Attended, Driver, Progress};
 use crate::catalog::{self, Catalog, rollout as rows};
 use crate::clock;
 use crate::failure::{Exit, Failure};
+use crate::hooks::sink::Sink;
 use crate::paths::BucketDir;
 use crate::plan::{Options, check};
 use crate::rollout::Limits;
@@ -35,6 +39,8 @@ pub trait Listener {
     fn moved(&self, run: RunId, update_seq: u64, job: &JobName, host: Option<&Host>, what: &Moved);
     /// It has ended, well or not, or was let go.
     fn ended(&self, driver: &Driver);
+    /// Hooks of it print.
+    fn sink(&self, run: RunId) -> Arc<dyn Sink>;
 }
 
 struct Told<'a> {
@@ -107,7 +113,10 @@ fn once(
         },
     };
     let told = Told { listener, stop, run: driver.run, update_seq: driver.update_seq };
-    driver.drive(catalog, bucket, &told)?;
+    let pickup_s = u64::try_from(limits.pickup_ms / 1000).unwrap_or_default();
+    let workers = Arc::new(ByAgents::new(bucket, bucket.database(), pickup_s));
+    let hands = Hands::new(bucket, bucket.database(), driver.run, listener.sink(driver.run), workers);
+    driver.drive(catalog, bucket, &told, &hands)?;
     listener.ended(&driver);
     Ok(true)
 }
@@ -133,7 +142,8 @@ fn straggler(
     }
     tried.now(options.catch_up.as_ref().unwrap_or(&Default::default()), now_ms);
     let whole = (&survey.snapshot, &plan, &options);
-    let driver = Driver::begin(catalog, bucket, whole, limits, Attended::Driven)?;
+    let run = RunId::from_uuid(clock::run_uuid());
+    let driver = Driver::begin(catalog, bucket, whole, limits, Attended::Driven, run)?;
     Ok(Some((driver, options)))
 }
 

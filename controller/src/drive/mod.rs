@@ -4,21 +4,24 @@
 
 pub mod catch_up;
 pub mod daemon;
+pub mod hands;
 pub mod high_water;
 pub mod operations;
 mod step;
 pub mod survey;
+pub mod workers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use shared::api::v1::desired::Fence;
 use shared::api::v1::health::HealthState;
-use shared::{ActionId, Host, JobName, RunId, WorkerId};
+use shared::{ActionId, Diagnostic, Host, JobName, RunId, WorkerId};
 
 use crate::catalog::rollout::{self as rows, Header, Request, State};
-use crate::catalog::{self, Catalog, observed, publish, read};
+use crate::catalog::{self, Catalog, kv, observed, publish, read};
 use crate::clock;
 use crate::model::Snapshot;
 use crate::paths::BucketDir;
@@ -26,6 +29,7 @@ use crate::plan::{Options, Plan};
 use crate::rollout::event::Moved;
 use crate::rollout::{Event, Ids, Limits, Observed, Probed, Rollout};
 use crate::serve::notify::wake;
+use hands::Hands;
 
 /// How long a lease is good, milliseconds.
 const LEASE_MS: i64 = 20_000;
@@ -54,6 +58,13 @@ impl Ids for RandomIds {
     }
 }
 
+/// Who a rollout works with.
+struct Context<'a> {
+    bucket: &'a BucketDir,
+    progress: &'a dyn Progress,
+    hands: &'a Arc<Hands>,
+}
+
 /// Who waits for a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attended {
@@ -74,7 +85,14 @@ pub struct Driver {
     pub update_seq: u64,
     owner: String,
     attended: bool,
+    options: Options,
+    /// What it was planned from, with what hooks made of it since.
+    snapshot: Arc<Snapshot>,
+    /// The catalog has another build than what was planned from.
+    is_stale: bool,
     rollout: Rollout,
+    /// What hooks and templates said when they failed, by job.
+    pub problems: BTreeMap<JobName, Vec<Diagnostic>>,
     /// What each agent was last seen to have accepted.
     accepted: BTreeMap<WorkerId, Fence>,
 }
@@ -109,8 +127,8 @@ impl Driver {
         (snapshot, plan, options): (&Snapshot, &Plan, &Options),
         limits: Limits,
         attended: Attended,
+        run: RunId,
     ) -> catalog::Result<Self> {
-        let run = RunId::from_uuid(clock::run_uuid());
         let (owner, now_ms) = (owner(), clock::now_ms());
         let mut rollout = Rollout::new(plan, limits);
         let update_seq = catalog.write(|tx| {
@@ -118,7 +136,8 @@ impl Driver {
             let catches_up = options.catch_up.is_some();
             let update_seq = read::update_seq(tx)? + u64::from(!catches_up);
             let lease = (attended != Attended::Left).then_some((owner.as_str(), now_ms + LEASE_MS));
-            rows::create(tx, run, options, (update_seq, attended == Attended::Here), lease, now_ms)?;
+            let built_ms = snapshot.built_at_ms;
+            rows::create(tx, run, options, (update_seq, attended == Attended::Here, built_ms), lease, now_ms)?;
             if !catches_up {
                 publish::begin(tx, snapshot, update_seq, now_ms)?;
                 step::forget_post_deploy(tx, snapshot, plan)?;
@@ -131,7 +150,9 @@ impl Driver {
             wake(bucket);
         }
         let attended = attended == Attended::Here;
-        Ok(Self { run, update_seq, owner, attended, rollout, accepted: BTreeMap::new() })
+        let (options, snapshot) = (options.clone(), Arc::new(snapshot.clone()));
+        let (problems, accepted) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { run, update_seq, owner, attended, options, snapshot, is_stale: false, rollout, problems, accepted })
     }
 
     /// Goes on with a rollout whose driver is gone; `None` when its lease is still held.
@@ -142,12 +163,23 @@ impl Driver {
             if !rows::lease(tx, run, &owner, now_ms + LEASE_MS, now_ms)? {
                 return Ok(None);
             }
-            rows::load_jobs(tx, run).map(Some)
+            Ok(Some((rows::load_jobs(tx, run)?, read::snapshot(tx)?)))
         })?;
-        Ok(jobs.map(|jobs| {
+        Ok(jobs.map(|(jobs, snapshot)| {
             let rollout = Rollout::resumed(jobs, limits);
-            let attended = open.attended;
-            Self { run, update_seq: open.update_seq, owner, attended, rollout, accepted: BTreeMap::new() }
+            let is_stale = snapshot.built_at_ms != open.built_ms;
+            Self {
+                run,
+                update_seq: open.update_seq,
+                owner,
+                attended: open.attended,
+                options: open.options.clone(),
+                snapshot: Arc::new(snapshot),
+                is_stale,
+                rollout,
+                problems: BTreeMap::new(),
+                accepted: BTreeMap::new(),
+            }
         }))
     }
 
@@ -163,8 +195,12 @@ impl Driver {
         catalog: &mut Catalog,
         bucket: &BucketDir,
         progress: &dyn Progress,
+        hands: &Arc<Hands>,
     ) -> catalog::Result<Ended> {
-        let ended = self.drive_on(catalog, bucket, progress);
+        let ended = self.drive_on(catalog, bucket, progress, hands);
+        if ended.as_ref().ok() != Some(&Ended::Whole) {
+            hands.cancel();
+        }
         if ended.is_err()
             && let Err(error) = self.end(catalog, Ended::Paused, None)
         {
@@ -178,7 +214,11 @@ impl Driver {
         catalog: &mut Catalog,
         bucket: &BucketDir,
         progress: &dyn Progress,
+        hands: &Arc<Hands>,
     ) -> catalog::Result<Ended> {
+        let context = Context { bucket, progress, hands };
+        let roused = self.rollout.rouse();
+        self.carry_out(catalog, &context, &roused, &[], clock::now_ms(), true)?;
         let mut mark = 0;
         let mut version = None;
         let mut stepped_ms = 0;
@@ -195,7 +235,8 @@ impl Driver {
             }
             let seen = catalog.data_version()?;
             let news = version != Some(seen);
-            if !news && now_ms - stepped_ms < TICK_MS {
+            let hooked = hands.ended();
+            if !news && hooked.is_empty() && now_ms - stepped_ms < TICK_MS {
                 std::thread::sleep(LOOK);
                 continue;
             }
@@ -207,14 +248,21 @@ impl Driver {
                 (events, mark, request) = self.events(catalog, mark)?;
                 asked = request.or(asked);
             }
+            let mut writes = Vec::new();
+            for ended in hooked {
+                self.hooked(&ended);
+                events.push(ended.event);
+                writes.extend(ended.writes);
+            }
             let interrupts = progress.interrupts();
             let pausing = interrupts > 0 || asked.is_some();
-            self.step(catalog, bucket, &events, now_ms, !pausing, progress)?;
+            self.step(catalog, &context, &events, &writes, now_ms, !pausing)?;
             if self.rollout.is_ended() {
                 return self.end(catalog, Ended::Whole, asked);
             }
             if asked == Some(Request::Abort) {
-                self.give_up(catalog, bucket, now_ms, progress)?;
+                hands.cancel();
+                self.give_up(catalog, &context, now_ms)?;
                 return self.end(catalog, Ended::Aborted, asked);
             }
             if interrupts > 1 || (pausing && !self.rollout.is_busy()) {
@@ -224,8 +272,14 @@ impl Driver {
     }
 
     /// Ends what has not ended, without waiting for anything: nobody drives it.
-    pub fn abort(&mut self, catalog: &mut Catalog, bucket: &BucketDir, progress: &dyn Progress) -> catalog::Result<()> {
-        self.give_up(catalog, bucket, clock::now_ms(), progress)?;
+    pub fn abort(
+        &mut self,
+        catalog: &mut Catalog,
+        bucket: &BucketDir,
+        progress: &dyn Progress,
+        hands: &Arc<Hands>,
+    ) -> catalog::Result<()> {
+        self.give_up(catalog, &Context { bucket, progress, hands }, clock::now_ms())?;
         self.end(catalog, Ended::Aborted, None).map(drop)
     }
 
@@ -245,11 +299,29 @@ impl Driver {
         };
         // One that nobody waits for is gone on with by whoever drives next, unless an operator paused it.
         let stays = state == State::Paused && !self.attended && asked.is_none();
+        let now_ms = clock::now_ms();
         catalog.write(|tx| match stays {
             true => rows::let_go(tx, run, owner),
-            false => rows::end(tx, run, owner, state, clock::now_ms()),
+            false => {
+                if ended == Ended::Whole {
+                    // An order that a hook set was for this deploy.
+                    let jobs = self.rollout.jobs().map(|job| &job.plan.job).collect();
+                    kv::reset_orders(tx, &jobs, now_ms)?;
+                }
+                rows::end(tx, run, owner, state, now_ms)
+            }
         })?;
         Ok(ended)
+    }
+
+    /// Keeps what hooks said, of each job what was said last.
+    fn hooked(&mut self, ended: &hands::Ended) {
+        if let Event::Hooked { job, .. } = &ended.event {
+            match ended.problems.is_empty() {
+                true => drop(self.problems.remove(job)),
+                false => drop(self.problems.insert(job.clone(), ended.problems.clone())),
+            }
+        }
     }
 
     /// What agents said since `mark`, and what an operator asked for.

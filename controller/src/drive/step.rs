@@ -1,61 +1,59 @@
 //! Edge: carries out a step of the machine: everything that is written, in one transaction.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::Connection;
-use shared::{RunId, WorkerId};
+use shared::{JobName, RunId, WorkerId};
 
-use super::{Driver, Progress, RandomIds};
+use super::survey::Survey;
+use super::{Context, Driver, RandomIds};
 use crate::catalog::publish::{self, Told};
-use crate::catalog::{self, Catalog, rollout as rows};
+use crate::catalog::{self, Catalog, read, rollout as rows};
+use crate::hooks::overlay::{Overlay, Write, commit};
 use crate::model::{HookEvent, Snapshot};
-use crate::paths::BucketDir;
-use crate::plan::Plan;
+use crate::plan::{JobPlan, Options, Plan};
 use crate::rollout::{Effect, Event, Rollout};
 use crate::serve::notify::wake;
 
 impl Driver {
-    /// One step of the machine, carried out. After an error the machine is ahead of its rows: it must be
-    /// loaded again.
+    /// One step of the machine, carried out, with what hooks wrote. After an error the machine is ahead of
+    /// its rows: it must be loaded again.
     pub(super) fn step(
         &mut self,
         catalog: &mut Catalog,
-        bucket: &BucketDir,
+        context: &Context<'_>,
         events: &[Event],
+        writes: &[Write],
         now_ms: i64,
         release: bool,
-        progress: &dyn Progress,
     ) -> catalog::Result<()> {
         let effects = self.rollout.step(events, now_ms, release, &mut RandomIds);
-        self.carry_out(catalog, bucket, &effects, now_ms, progress)
+        self.carry_out(catalog, context, &effects, writes, now_ms, release)
     }
 
     /// Ends what has not ended.
-    pub(super) fn give_up(
-        &mut self,
-        catalog: &mut Catalog,
-        bucket: &BucketDir,
-        now_ms: i64,
-        progress: &dyn Progress,
-    ) -> catalog::Result<()> {
+    pub(super) fn give_up(&mut self, catalog: &mut Catalog, context: &Context<'_>, now_ms: i64) -> catalog::Result<()> {
         let effects = self.rollout.abort(now_ms);
-        self.carry_out(catalog, bucket, &effects, now_ms, progress)
+        self.carry_out(catalog, context, &effects, &[], now_ms, false)
     }
 
-    fn carry_out(
+    pub(super) fn carry_out(
         &mut self,
         catalog: &mut Catalog,
-        bucket: &BucketDir,
+        context: &Context<'_>,
         effects: &[Effect],
+        writes: &[Write],
         now_ms: i64,
-        progress: &dyn Progress,
+        release: bool,
     ) -> catalog::Result<()> {
         let told = told(effects);
         let (run, rollout) = (self.run, &mut self.rollout);
-        if effects.is_empty() && !rollout.is_unsaved() {
+        if effects.is_empty() && writes.is_empty() && !rollout.is_unsaved() {
             return Ok(());
         }
         catalog.write(|tx| {
+            commit(tx, writes, now_ms)?;
             let fences: BTreeMap<WorkerId, _> = publish::tell(tx, &told, run, now_ms)?.into_iter().collect();
             for release in &told.releases {
                 if let Some(fence) = fences.get(&release.worker_id) {
@@ -66,14 +64,55 @@ impl Driver {
             save(tx, run, rollout)
         })?;
         if !told.is_empty() {
-            wake(bucket);
+            wake(context.bucket);
         }
+        let mut decided = Vec::new();
         for effect in effects {
-            if let Effect::Moved { job, host, what } = effect {
-                progress.moved(job, host.as_ref(), what);
+            match effect {
+                Effect::Moved { job, host, what } => context.progress.moved(job, host.as_ref(), what),
+                Effect::Hooks(call) => {
+                    if let Some(job) = self.rollout.jobs().find(|job| job.plan.job == call.job) {
+                        context.hands.call(&self.snapshot, &job.plan, call.clone());
+                    }
+                }
+                Effect::Decide { job } => {
+                    let plan = self.decide(catalog, context, job, now_ms)?.map(Box::new);
+                    decided.push(Event::Decided { job: job.clone(), plan });
+                }
+                _ => {}
             }
         }
-        Ok(())
+        // What was decided is a step of its own.
+        if decided.is_empty() { Ok(()) } else { self.step(catalog, context, &decided, &[], now_ms, release) }
+    }
+
+    /// Makes the files of a job anew with what hooks wrote, and plans it anew; `Err` within says why it has
+    /// no plan.
+    fn decide(
+        &mut self,
+        catalog: &mut Catalog,
+        context: &Context<'_>,
+        job: &JobName,
+        now_ms: i64,
+    ) -> catalog::Result<Result<JobPlan, String>> {
+        let built_ms = catalog.read(|tx| Ok(read::summary(tx)?.built_at_ms))?;
+        if self.is_stale || built_ms != self.snapshot.built_at_ms {
+            return Ok(Err("the workspace was built anew while this deploy ran: run maand deploy again".to_owned()));
+        }
+        let bundles = match context.hands.again(catalog, &self.snapshot, job, Overlay::new(), true) {
+            Ok(bundles) => bundles,
+            Err(problems) => {
+                let said = problems.first().map_or_else(String::new, |problem| problem.message.clone());
+                self.problems.insert(job.clone(), problems);
+                return Ok(Err(said));
+            }
+        };
+        catalog.write(|tx| publish::remade(tx, job, &bundles))?;
+        let options = Options { jobs: [job.clone()].into(), ..self.options.clone() };
+        let survey = Survey::take(catalog, &options, true, now_ms)?;
+        let plan = survey.plan(&options).jobs.pop();
+        self.snapshot = Arc::new(survey.snapshot);
+        Ok(plan.ok_or_else(|| "it has no allocations any more".to_owned()))
     }
 }
 

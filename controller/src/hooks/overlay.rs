@@ -67,7 +67,7 @@ impl Overlay {
     }
 
     /// For one hook of the step.
-    pub(super) fn child(self: &Arc<Self>) -> Arc<Self> {
+    pub fn child(self: &Arc<Self>) -> Arc<Self> {
         Arc::new(Self { base: Some(self.clone()), writes: Mutex::default() })
     }
 
@@ -99,7 +99,7 @@ impl Overlay {
     }
 
     /// Takes over what a hook that succeeded wrote.
-    pub(super) fn adopt(&self, child: &Self) {
+    pub fn adopt(&self, child: &Self) {
         let written = std::mem::take(&mut *child.lock());
         self.lock().extend(written);
     }

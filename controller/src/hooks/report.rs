@@ -63,6 +63,12 @@ impl Report {
         hooks.into_iter().map(|hook| self.problem(hook)).collect()
     }
 
+    /// Each process that failed, in a line.
+    pub fn failures(&self) -> Vec<(Option<AllocId>, String)> {
+        let failed = self.ran.iter().filter(|ran| ran.outcome != Outcome::Ok);
+        failed.map(|ran| (Some(ran.alloc_id), format!("{} on {}: {}", ran.hook, ran.host, ran.outcome))).collect()
+    }
+
     fn problem(&self, hook: &Name) -> Diagnostic {
         let all = self.ran.iter().filter(|ran| ran.hook == *hook).count();
         let failed: Vec<&Ran> = self.ran.iter().filter(|ran| ran.hook == *hook && ran.outcome != Outcome::Ok).collect();

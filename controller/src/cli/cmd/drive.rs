@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::drive::Driver;
 use crate::drive::daemon::{self, Listener};
 use crate::failure::Failure;
+use crate::hooks::sink::Sink;
 use crate::paths::BucketDir;
 use crate::plan::Options;
 use crate::rollout::event::Moved;
@@ -54,6 +55,8 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
 /// Writes what moves into the bucket's logs, and says it where somebody may look.
 #[derive(Debug)]
 pub struct Logged {
+    bucket: BucketDir,
+    log_json: bool,
     log: BucketLog,
     says: bool,
 }
@@ -61,7 +64,8 @@ pub struct Logged {
 impl Logged {
     /// With `says` also on standard error.
     pub fn new(bucket: &BucketDir, settings: &Settings, says: bool) -> Self {
-        Self { log: BucketLog::new(bucket, settings.log_json), says }
+        let log_json = settings.log_json;
+        Self { bucket: bucket.clone(), log_json, log: BucketLog::new(bucket, log_json), says }
     }
 
     fn write(&self, run: RunId, seq: u64, line: Line<'_>) {
@@ -115,5 +119,10 @@ impl Listener for Logged {
             driver.update_seq,
             Line { event: Some("command_end"), exit, msg: Some(word), ..Line::default() },
         );
+    }
+
+    fn sink(&self, run: RunId) -> Arc<dyn Sink> {
+        let log = BucketLog::new(&self.bucket, self.log_json);
+        Arc::new(crate::hooks::sink::Logged { log, maand: "drive", run, show: None })
     }
 }

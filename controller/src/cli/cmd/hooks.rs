@@ -195,7 +195,8 @@ fn start(
     })
 }
 
-fn shown(ui: &Ui) -> Show {
+/// Shows what hooks print.
+pub fn shown(ui: &Ui) -> Show {
     let ui = Ui::new(ui.wants_json(), crate::cli::ui::no_color());
     Box::new(move |label, stderr, line| ui.worker_line(label, stderr, line))
 }

@@ -302,7 +302,7 @@ fn pause(context: &Context, catalog: &mut Catalog, wanted: Option<&str>) -> Resu
     let open = find_open(catalog, wanted)?;
     let run = open.run;
     if !open.is_driven(clock::now_ms()) {
-        let attendant = Attendant::new(context)?;
+        let attendant = Attendant::new(context, false)?;
         let driver = attendant.take_over(catalog, &open)?;
         driver.pause(catalog)?;
         return said(context, run, "paused");
@@ -327,7 +327,7 @@ fn abort(context: &Context, catalog: &mut Catalog, wanted: Option<&str>) -> Resu
         let by = open.owner.unwrap_or_default();
         return Err(Failure::new(Exit::Failed, problem.note(by).remedy("look again with maand rollout show")));
     }
-    let mut attendant = Attendant::new(context)?;
+    let mut attendant = Attendant::new(context, false)?;
     let driver = attendant.take_over(catalog, &open)?;
     attendant.abort(catalog, driver)?;
     said(context, run, "aborted")
@@ -335,7 +335,7 @@ fn abort(context: &Context, catalog: &mut Catalog, wanted: Option<&str>) -> Resu
 
 fn resume(context: &Context, catalog: &mut Catalog, args: &Resume) -> Result<(), Failure> {
     let open = find_open(catalog, args.run.as_deref())?;
-    let mut attendant = Attendant::new(context)?;
+    let mut attendant = Attendant::new(context, false)?;
     if args.detach {
         drop(attendant.take_over(catalog, &open)?);
         catalog.write(|tx| rows::detach(tx, open.run))?;

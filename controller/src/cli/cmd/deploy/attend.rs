@@ -2,6 +2,7 @@
 //! and says at the end what did not work.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::Serialize;
 use shared::{Code, Diagnostic, RunId, WorkerId};
@@ -11,11 +12,16 @@ use super::progress::Shown;
 use crate::catalog::rollout::Header;
 use crate::catalog::{Catalog, agents};
 use crate::cli::Context;
+use crate::cli::cmd::hooks::shown;
 use crate::cli::ui::Ui;
 use crate::clock;
 use crate::config::Settings;
+use crate::drive::hands::Hands;
+use crate::drive::workers::ByAgents;
 use crate::drive::{Driver, Ended};
 use crate::failure::{Exit, Failure};
+use crate::hooks::api::NoWorkers;
+use crate::hooks::sink::Logged;
 use crate::rollout::Limits;
 use crate::rollout::flight::Fate;
 use crate::rollout::job::{End, JobRollout};
@@ -37,6 +43,8 @@ pub struct Attendant<'a> {
     log: BucketLog,
     runtime: tokio::runtime::Runtime,
     shown: Option<Shown>,
+    /// What hooks print is shown.
+    verbose: bool,
 }
 
 /// Limits of the bucket.
@@ -72,7 +80,7 @@ impl Outcome {
 
 impl<'a> Attendant<'a> {
     /// For the bucket of `context`.
-    pub fn new(context: &'a Context) -> Result<Self, Failure> {
+    pub fn new(context: &'a Context, verbose: bool) -> Result<Self, Failure> {
         let settings = Settings::load(&context.bucket)?;
         Ok(Self {
             context,
@@ -82,7 +90,18 @@ impl<'a> Attendant<'a> {
             settings,
             runtime: context.runtime()?,
             shown: None,
+            verbose,
         })
+    }
+
+    /// What a rollout has done beside agents.
+    pub fn hands(&self, run: RunId) -> Arc<Hands> {
+        let bucket = &self.context.bucket;
+        let log = BucketLog::new(bucket, self.settings.log_json);
+        let show = self.verbose.then(|| shown(&self.context.ui));
+        let sink = Arc::new(Logged { log, maand: "deploy", run, show });
+        let workers = ByAgents::new(bucket, bucket.database(), self.settings.pickup_timeout_s);
+        Hands::new(bucket, bucket.database(), run, sink, Arc::new(workers))
     }
 
     /// Writes a line into the bucket's log.
@@ -110,7 +129,19 @@ impl<'a> Attendant<'a> {
     pub fn abort(&mut self, catalog: &mut Catalog, mut driver: Driver) -> Result<(), Failure> {
         let shown = self.shown.get_or_insert_with(|| Shown::new(&self.runtime));
         let progress = shown.of(&self.context.ui, &self.log, driver.run, driver.update_seq);
-        Ok(driver.abort(catalog, &self.context.bucket, &progress)?)
+        let hands = Hands::new(
+            &self.context.bucket,
+            self.context.bucket.database(),
+            driver.run,
+            Arc::new(Logged {
+                log: BucketLog::new(&self.context.bucket, self.settings.log_json),
+                maand: "deploy",
+                run: driver.run,
+                show: None,
+            }),
+            Arc::new(NoWorkers),
+        );
+        Ok(driver.abort(catalog, &self.context.bucket, &progress, &hands)?)
     }
 
     /// Drives `driver` to its end.
@@ -138,14 +169,15 @@ impl<'a> Attendant<'a> {
         let begin = clock::instant();
         let progress = shown.of(&self.context.ui, &self.log, driver.run, driver.update_seq);
         progress.begin();
-        let ended = driver.drive(catalog, &self.context.bucket, &progress)?;
+        let hands = self.hands(driver.run);
+        let ended = driver.drive(catalog, &self.context.bucket, &progress, &hands)?;
         if ended == Ended::LeaseLost {
             let problem = Diagnostic::new(Code::HoldsLease, "another process drives this deploy now");
             return Err(Failure::new(Exit::Failed, problem.remedy("look at it with maand rollout show")));
         }
         let joined: BTreeSet<WorkerId> = catalog.read(|tx| agents::joined(tx))?.into_keys().collect();
         let mut problems: Vec<Diagnostic> =
-            driver.rollout().jobs().flat_map(|job| problem::of(job, &joined, driver.run)).collect();
+            driver.rollout().jobs().flat_map(|job| problem::of(job, &joined, driver.run, &driver.problems)).collect();
         let (run, count) = (driver.run, problems.len());
         match ended {
             Ended::Paused => problems.push(

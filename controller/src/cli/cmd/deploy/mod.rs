@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: a scratch copy of the catalog for -b -n")]
 
 pub mod attend;
+mod preview;
 mod problem;
 pub mod progress;
 
@@ -55,6 +56,12 @@ pub struct Args {
     /// Begin, and leave the rest to maand drive
     #[arg(long, conflicts_with = "dry_run")]
     pub detach: bool,
+    /// With --dry-run: run no hooks either
+    #[arg(long, requires = "dry_run")]
+    pub no_hooks: bool,
+    /// Print what hooks print, as `job@host | line`, `!` for standard error
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Runs it.
@@ -87,11 +94,18 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
         built.inspect_err(|_| remove_scratch(scratch.as_deref()))?;
     }
     let served = ServeLock::is_held(&context.bucket);
-    let planned = planned(args, &mut catalog, served);
+    let database = scratch.clone().unwrap_or(database);
+    let planned = planned(args, &mut catalog, served).and_then(|(mut survey, plan, options)| {
+        if args.no_hooks {
+            Ok(preview::Preview::of(plan))
+        } else {
+            preview::with_hooks(context, &mut catalog, &database, (&mut survey, plan, &options), args.verbose)
+        }
+    });
     let open = catalog.read(|tx| rows::open(tx));
     drop(catalog);
     remove_scratch(scratch.as_deref());
-    let (_, plan, _) = planned?;
+    let preview::Preview { plan, failed, problems: said } = planned?;
     plan.notes.iter().for_each(|note| context.ui.warn(note));
     if let Some(open) = open? {
         let (run, seq) = (open.run, open.update_seq);
@@ -102,8 +116,10 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
     } else {
         report::text(&plan).iter().for_each(|line| context.ui.out(line));
     }
-    let problems: Vec<Diagnostic> =
-        plan.jobs.iter().filter_map(|job| job.refused.as_ref().map(|why| problem::of_job(&job.job, why))).collect();
+    // What hooks and templates said is said in full.
+    let refused = plan.jobs.iter().filter(|job| !failed.contains(&job.job));
+    let refused = refused.filter_map(|job| job.refused.as_ref().map(|why| problem::of_job(&job.job, why)));
+    let problems: Vec<Diagnostic> = refused.chain(said).collect();
     if problems.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::Failed, problems }) }
 }
 
@@ -139,18 +155,7 @@ fn planned(args: &Args, catalog: &mut Catalog, served: bool) -> Result<(Survey, 
     };
     let options = Options { jobs, ..options };
     let plan = plan_of(&survey, &options)?;
-    let asks = |job: &&crate::plan::JobPlan| job.is_required() && !job.hooks.is_empty();
-    let problems: Vec<Diagnostic> = plan
-        .jobs
-        .iter()
-        .filter(asks)
-        .map(|job| {
-            Diagnostic::new(Code::NotSupportedYet, format!("job {}: hooks are not supported yet", job.job))
-                .at(format!("workspace/jobs/{}/manifest.json", job.job))
-                .remedy("take them out, or leave the job out with --jobs")
-        })
-        .collect();
-    if problems.is_empty() { Ok((survey, plan, options)) } else { Err(Failure { exit: Exit::Input, problems }) }
+    Ok((survey, plan, options))
 }
 
 /// The plan, checked.
@@ -164,7 +169,7 @@ pub fn plan_of(survey: &Survey, options: &Options) -> Result<Plan, Failure> {
 }
 
 fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
-    let mut attendant = Attendant::new(context)?;
+    let mut attendant = Attendant::new(context, args.verbose)?;
     let mut catalog = context.catalog()?;
     // Refused before anything is gone on with: names, and what was never built.
     planned(args, &mut catalog, attendant.was_served)?;
@@ -218,12 +223,14 @@ pub fn begin(
             context.ui.say(format_args!("note: no agent has joined for {0}: run maand agent token {0}", step.host));
         }
     }
-    survey.settle(catalog, RunId::from_uuid(clock::run_uuid()), clock::now_ms())?;
+    let run = RunId::from_uuid(clock::run_uuid());
+    attendant.hands(run).check(&survey.snapshot, plan)?;
+    survey.settle(catalog, run, clock::now_ms())?;
     let snapshot = &survey.snapshot;
     // The mark first: a sequence that was handed out must never be handed out again.
     high_water::raise(&context.bucket, snapshot.bucket_id, snapshot.epoch, snapshot.update_seq + 1)?;
     let whole = (snapshot, plan, options);
-    let driver = Driver::begin(catalog, &context.bucket, whole, attendant.limits, attended)?;
+    let driver = Driver::begin(catalog, &context.bucket, whole, attendant.limits, attended, run)?;
     high_water::confirm(&context.bucket, snapshot.bucket_id, snapshot.epoch, driver.update_seq)?;
     Ok(driver)
 }

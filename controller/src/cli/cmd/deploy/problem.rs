@@ -1,6 +1,6 @@
 //! What went wrong with a job, for the operator: what it is, where its output is, what to do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::api::v1::report::Outcome;
 use shared::text::clean;
@@ -34,12 +34,21 @@ pub fn of_job(job: &JobName, why: &str) -> Diagnostic {
 }
 
 /// Every problem of a job, in the order of its plan.
-pub fn of(job: &JobRollout, joined: &BTreeSet<WorkerId>, run: RunId) -> Vec<Diagnostic> {
+pub fn of(
+    job: &JobRollout,
+    joined: &BTreeSet<WorkerId>,
+    run: RunId,
+    said: &BTreeMap<JobName, Vec<Diagnostic>>,
+) -> Vec<Diagnostic> {
     let name = &job.plan.job;
     let mut problems: Vec<Diagnostic> =
         job.failures().into_iter().map(|(host, why)| of_release(name, host, why, run)).collect();
     match job.end() {
-        Some(End::Failed { why: Some(why) }) => problems.push(of_job(name, why)),
+        Some(End::Failed { why: Some(why) }) => match said.get(name) {
+            // What hooks and templates said says more.
+            Some(said) => problems.extend(said.iter().cloned()),
+            None => problems.push(of_job(name, why)),
+        },
         Some(End::Failed { why: None }) => problems.extend(out_of_reach(job, joined)),
         Some(End::Blocked { by }) => {
             let problem = Diagnostic::new(Code::HeldBack, format!("job {name}: blocked: {by} failed"));
