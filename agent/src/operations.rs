@@ -217,6 +217,7 @@ impl Workshop {
         let spawned = std::thread::Builder::new().name("operation".into()).stack_size(512 << 10).spawn(move || {
             work(&shop, &asked);
             lock(&shop.operations.running).remove(&asked.id);
+            shop.prune_runs();
             shop.stirred.notify_one();
             if let Some(alloc) = alloc {
                 if let Some(job) = asked.work.job() {
@@ -353,7 +354,6 @@ impl Workshop {
         let omitted = logs::omitted(&self.layout.run(&asked.id.to_string()));
         self.record(asked, started_ms, Some((outcome, ended.duration_ms, omitted)));
         failpoint::hit("operation::result");
-        self.prune_runs();
     }
 
     /// Asks until all is good, the attempts are used up, the time is over, or nobody wants to know.
