@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
     /// Makes sure that these workers' agents are there, before anything is asked of anybody; with
     /// `in_step` also that they have accepted the last deploy. Serves agents when nobody else does.
     pub fn reach(&mut self, workers: &BTreeSet<WorkerId>, in_step: bool) -> Result<(), Failure> {
-        let missing = self.look(workers, in_step)?;
+        let missing = self.look(workers, in_step, 0)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -137,8 +137,14 @@ impl<'a> Session<'a> {
         Err(Failure { exit: Exit::Failed, problems })
     }
 
-    /// The agents that cannot be asked, and why. Waits a moment for those that are on their way.
-    pub fn look(&mut self, workers: &BTreeSet<WorkerId>, in_step: bool) -> Result<Vec<(Host, Standing)>, Failure> {
+    /// The agents that cannot be asked, and why. Waits a moment for those that are on their way, and for
+    /// those that are away at most `patience_ms`.
+    pub fn look(
+        &mut self,
+        workers: &BTreeSet<WorkerId>,
+        in_step: bool,
+        patience_ms: i64,
+    ) -> Result<Vec<(Host, Standing)>, Failure> {
         self.begin()?;
         let begun_ms = clock::now_ms();
         loop {
@@ -158,7 +164,8 @@ impl<'a> Session<'a> {
                 })
                 .filter(|(_, standing)| *standing != Standing::Ready)
                 .collect();
-            let dialling = self.server.is_some() && now_ms - begun_ms < DIAL_MS;
+            let dialling =
+                now_ms - begun_ms < if self.server.is_some() { DIAL_MS.max(patience_ms) } else { patience_ms };
             let stepping = now_ms - begun_ms < STEP_MS;
             let coming = missing.iter().any(|(_, standing)| match standing {
                 Standing::Offline(_) => dialling,
