@@ -14,6 +14,7 @@ use shared::api::v1::logs::Stream;
 use shared::api::v1::operation::{Ended, Precondition, Work};
 use shared::text::clean;
 use shared::{Code, Diagnostic, Host, OperationId, RunId, WorkerId};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::said::{label, problem};
 use super::Context;
@@ -183,13 +184,7 @@ impl<'a> Session<'a> {
         if std::mem::replace(&mut self.begun, true) {
             return Ok(());
         }
-        let counted = self.interrupts.clone();
-        self.runtime.spawn(async move {
-            loop {
-                crate::serve::terminated().await;
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        self.listen_to_signals();
         if let Some(lock) = ServeLock::try_take(&self.context.bucket)? {
             let server = self.runtime.block_on(Server::start_locked(&self.context.bucket, &self.settings, lock))?;
             let address = server.local_addr();
@@ -198,6 +193,21 @@ impl<'a> Session<'a> {
         }
         self.write(Line { event: Some("command_begin"), ..Line::default() });
         Ok(())
+    }
+
+    /// Counts Ctrl-C from here on: once this returns none is missed, and none ends the process.
+    fn listen_to_signals(&self) {
+        let counted = self.interrupts.clone();
+        let _entered = self.runtime.enter();
+        // Without handlers the signals end the process by themselves.
+        if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            self.runtime.spawn(async move {
+                loop {
+                    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
     }
 
     /// Asks for all of it at once and follows it to its end.
