@@ -1,8 +1,9 @@
 //! Edge: sends a run's output to the controller, in chunks that end at line ends, the middle of very
 //! long output left out.
 #![expect(clippy::disallowed_methods, reason = "edge: the output's files")]
+#![expect(clippy::disallowed_types, reason = "edge: trims the output's files")]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -118,6 +119,21 @@ pub fn omitted(dir: &Path) -> u64 {
     over("out") + over("err")
 }
 
+/// Gives back the disk that very long output takes, once all that is ever sent of it has been.
+pub fn trim(dir: &Path) {
+    let sent = std::fs::read(dir.join("sent")).ok();
+    let sent: Sent = sent.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    for name in ["out", "err"].into_iter().filter(|_| sent.whole) {
+        let path = dir.join(name);
+        let long = std::fs::metadata(&path).is_ok_and(|file| file.len() > HEAD + TAIL);
+        let trimmed =
+            if long { OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(HEAD)) } else { Ok(()) };
+        if let Err(error) = trimmed {
+            tracing::warn!(%error, path = %path.display(), "output_not_trimmed");
+        }
+    }
+}
+
 fn decoded_len(chunk: &LogChunk) -> u64 {
     BASE64.decode(chunk.bytes.as_bytes()).map_or(0, |bytes| bytes.len() as u64)
 }
@@ -136,6 +152,21 @@ fn window(sent: u64, len: u64, ended: bool) -> Option<(u64, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_output_gives_its_disk_back_once_it_was_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let length = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
+        std::fs::write(dir.path().join("err"), "short").unwrap();
+        File::create(dir.path().join("out")).unwrap().set_len(1 << 30).unwrap();
+        trim(dir.path());
+        assert_eq!(length("out"), 1 << 30, "not sent yet");
+        let sent = serde_json::to_vec(&Sent { bytes: [1 << 30, 5], whole: true }).unwrap();
+        std::fs::write(dir.path().join("sent"), sent).unwrap();
+        assert_eq!(omitted(dir.path()), (1 << 30) - HEAD - TAIL);
+        trim(dir.path());
+        assert_eq!((length("out"), length("err")), (HEAD, 5));
+    }
 
     #[test]
     fn short_output_is_sent_whole_and_long_output_without_its_middle() {

@@ -108,7 +108,9 @@ impl Workshop {
             let entry = known.iter().find(|entry| entry.asked.id == asked.id);
             let alloc = asked.work.alloc_id();
             let wanted = alloc.and_then(|alloc| desired.allocations.iter().find(|wanted| wanted.alloc_id == alloc));
-            let row = alloc.and_then(|alloc| self.ledger.row(alloc).ok().flatten());
+            // A row has the list of all its files: read only where it matters.
+            let matters = entry.is_none() && asked.precondition.is_some_and(|wanted| wanted.bundle.is_some());
+            let row = alloc.filter(|_| matters).and_then(|alloc| self.ledger.row(alloc).ok().flatten());
             let view = View {
                 now_ms: lock(&self.operations.heard).map(Heard::now_ms),
                 allow: self.operations.allow.as_deref(),
@@ -217,6 +219,7 @@ impl Workshop {
         let spawned = std::thread::Builder::new().name("operation".into()).stack_size(512 << 10).spawn(move || {
             work(&shop, &asked);
             lock(&shop.operations.running).remove(&asked.id);
+            shop.prune_runs();
             shop.stirred.notify_one();
             if let Some(alloc) = alloc {
                 if let Some(job) = asked.work.job() {
@@ -255,6 +258,15 @@ impl Workshop {
         saved.inspect_err(|error| tracing::error!(error = chain(error), "ledger_unwritable")).is_ok()
     }
 
+    /// Writes a result down, however long that takes: a full disk is no reason to forget what was done.
+    fn record_result(&self, asked: &Operation, started_ms: i64, ended: (Ended, u64, u64)) {
+        let mut attempt = 0;
+        while !self.record(asked, started_ms, Some(ended.clone())) {
+            std::thread::sleep(RETRY.delay(attempt, clock::random()));
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
     fn run_operation(self: &Arc<Self>, asked: &Operation, desired: &DesiredState, started_ms: i64) {
         let dir = self.layout.run(&asked.id.to_string());
         let wanted = desired.allocations.iter().find(|wanted| Some(wanted.alloc_id) == asked.work.alloc_id());
@@ -278,7 +290,7 @@ impl Workshop {
                 let begin = clock::instant();
                 let ended = self.probe(asked, *alloc_id, health, &dir);
                 let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-                self.record(asked, started_ms, Some((ended, duration_ms, 0)));
+                self.record_result(asked, started_ms, (ended, duration_ms, 0));
                 return;
             }
             (Work::Make { .. } | Work::Unknown, _) => return,
@@ -351,9 +363,8 @@ impl Workshop {
             }
         }
         let omitted = logs::omitted(&self.layout.run(&asked.id.to_string()));
-        self.record(asked, started_ms, Some((outcome, ended.duration_ms, omitted)));
+        self.record_result(asked, started_ms, (outcome, ended.duration_ms, omitted));
         failpoint::hit("operation::result");
-        self.prune_runs();
     }
 
     /// Asks until all is good, the attempts are used up, the time is over, or nobody wants to know.

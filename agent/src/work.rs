@@ -31,7 +31,7 @@ use crate::reconcile::{Place, Row, Running, Step, next};
 use crate::report::Transient;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
-use crate::{clock, failpoint, fetch, run};
+use crate::{clock, failpoint, fetch, logs, run};
 
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
 /// Runs whose output is kept on the worker.
@@ -486,9 +486,11 @@ impl Workshop {
         Ok(())
     }
 
-    /// Removes the output of all but the last runs.
+    /// Removes the output of all but the last runs, and what is of no more use of the last ones.
     pub fn prune_runs(&self) {
-        run::prune(&self.layout.runs(), &self.runs_in_use(), KEPT_RUNS);
+        let in_use = self.runs_in_use();
+        run::prune(&self.layout.runs(), &in_use, KEPT_RUNS);
+        run::recent(&self.layout.runs()).iter().filter(|dir| !in_use.contains(dir)).for_each(|dir| logs::trim(dir));
     }
 
     fn runs_in_use(&self) -> Vec<std::path::PathBuf> {

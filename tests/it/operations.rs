@@ -120,9 +120,18 @@ fn very_long_output_keeps_its_begin_and_its_end() {
     online(&bucket, &agents);
     let script = "echo first; yes 0123456789abcdef0123456789abcdef | head -c 30000000; echo; echo last";
     let ran = bucket.maand(&["run_command", script]).expect(0);
-    assert!(ran.stdout.contains("| first\n") && ran.stdout.contains("| last\n"));
-    assert!(ran.stdout.contains("bytes left out here)"), "{} bytes", ran.stdout.len());
+    let lines: Vec<&str> = ran.stdout.lines().map(|line| line.split_once(" | ").unwrap().1).collect();
+    assert_eq!((lines[0], lines[lines.len() - 1]), ("first", "last"));
+    let gap = lines.iter().position(|line| line.ends_with("bytes left out here)")).unwrap();
+    // Cut in the middle of a line on both sides, and no line is made of the two.
+    let whole = "0123456789abcdef0123456789abcdef";
+    assert!(whole.starts_with(lines[gap - 1]) && whole.ends_with(lines[gap + 1]), "{:?}", &lines[gap - 1..=gap + 1]);
     assert!(ran.stdout.len() < 8_000_000, "{} bytes", ran.stdout.len());
+    poll::until("the worker to have its disk back", poll::LONG, || {
+        let runs = std::fs::read_dir(agents[0].bucket_dir().join(".maand/runs")).unwrap().flatten();
+        let length: u64 = runs.map(|run| std::fs::metadata(run.path().join("out")).map_or(0, |out| out.len())).sum();
+        if length < 4_000_000 { Ok(()) } else { Err(length) }
+    });
 }
 
 #[test]
@@ -288,7 +297,6 @@ fn two_never_work_on_one_allocation_at_once() {
 #[test]
 fn jobs_are_worked_in_batches_and_what_was_stopped_by_hand_shows() {
     let (bucket, hosts) = fleet(3, &json!({"selectors": ["all"], "max_concurrent_upgrades": 1}));
-    bucket.write("workspace/disabled.json", &json!({"jobs": {}, "workers": []}).to_string());
     let _serve = bucket.serve();
     let mut agents = agents(&bucket, &hosts);
     let early = bucket.maand(&["job", "status", "api"]).expect(1);
@@ -321,11 +329,26 @@ fn jobs_are_worked_in_batches_and_what_was_stopped_by_hand_shows() {
     for (words, said) in [
         (vec!["job", "status", "apu"], "did you mean \"api\""),
         (vec!["job", "status", "api", "--allocations", "10.9.9.9"], "10.9.9.9"),
+        // An unset variable of a script is not every worker.
+        (vec!["job", "stop", "api", "--allocations", ""], "an empty name"),
+        (vec!["job", "stop", ","], "an empty name"),
+        (vec!["run_command", "true", "--workers", ""], "an empty name"),
         (vec!["job", "run", "api", "--target=-f/etc/x"], "is not a name of a make target"),
     ] {
         let wrong = bucket.maand(&words).expect(2);
         assert!(wrong.stderr.contains(said), "{words:?}: {}", wrong.stderr);
     }
+
+    // What is drained is not touched, and naming it is no way around that.
+    bucket.write("workspace/disabled.json", &json!({"jobs": {"api": {"allocations": [hosts[2]]}}}).to_string());
+    bucket.maand(&["build"]).expect(0);
+    let before = agents[2].read("api", "data/ran");
+    bucket.maand(&["job", "restart", "api"]).expect(0);
+    assert_eq!(agents[2].read("api", "data/ran"), before);
+    let drained = bucket.maand(&["job", "start", "api", "--allocations", &hosts[2]]).expect(2);
+    assert!(drained.stderr.contains(&format!("job api is disabled on {}", hosts[2])), "{}", drained.stderr);
+    std::fs::remove_file(bucket.path("workspace/disabled.json")).unwrap();
+    bucket.maand(&["build"]).expect(0);
 
     // An agent that is away is named, and nobody is touched.
     agents[2].process().stop(Duration::from_secs(20));
@@ -378,6 +401,17 @@ fn health_is_asked_on_demand_and_an_absent_agent_is_offline_not_unhealthy() {
     let words: Vec<_> = rows.as_array().unwrap().iter().map(|row| (&row["worker_ip"], &row["health"])).collect();
     assert_eq!(words, [(&json!(hosts[0]), &json!("healthy")), (&json!(hosts[1]), &json!("offline"))]);
     assert!(away.stderr.contains("MD0086") && !away.stderr.contains("MD0092"), "{}", away.stderr);
+
+    // Where checks are waited for, so are agents.
+    let mut waiting = bucket.start("waiting", &["health_check", "--wait"]);
+    poll::until("the command to look", poll::LONG, || {
+        let log = bucket.read("logs/maand.log");
+        let looks =
+            log.lines().filter(|line| line.contains("event=command_begin") && line.contains("maand=health_check"));
+        if looks.count() == 5 { Ok(()) } else { Err(log) }
+    });
+    agents[1].start();
+    assert_eq!(waiting.wait(Duration::from_secs(90)).code(), Some(0), "{}", waiting.printed());
 
     // After a batch by hand, with the manifest's patience.
     let gated = bucket.maand(&["job", "restart", "api", "--allocations", &hosts[0], "--health_check"]).expect(0);

@@ -48,6 +48,15 @@ impl Filter {
     }
 }
 
+/// A name of a filter of a command that changes something. An empty one, as an unset variable of a script
+/// leaves it, must not mean everything.
+pub fn name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("an empty name".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
 fn chosen<T: Ord + Clone>(
     what: &str,
     wanted: &[String],

@@ -14,6 +14,7 @@ use shared::api::v1::logs::Stream;
 use shared::api::v1::operation::{Ended, Precondition, Work};
 use shared::text::clean;
 use shared::{Code, Diagnostic, Host, OperationId, RunId, WorkerId};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::said::{label, problem};
 use super::Context;
@@ -128,7 +129,7 @@ impl<'a> Session<'a> {
     /// Makes sure that these workers' agents are there, before anything is asked of anybody; with
     /// `in_step` also that they have accepted the last deploy. Serves agents when nobody else does.
     pub fn reach(&mut self, workers: &BTreeSet<WorkerId>, in_step: bool) -> Result<(), Failure> {
-        let missing = self.look(workers, in_step)?;
+        let missing = self.look(workers, in_step, 0)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -137,8 +138,14 @@ impl<'a> Session<'a> {
         Err(Failure { exit: Exit::Failed, problems })
     }
 
-    /// The agents that cannot be asked, and why. Waits a moment for those that are on their way.
-    pub fn look(&mut self, workers: &BTreeSet<WorkerId>, in_step: bool) -> Result<Vec<(Host, Standing)>, Failure> {
+    /// The agents that cannot be asked, and why. Waits a moment for those that are on their way, and for
+    /// those that are away at most `patience_ms`.
+    pub fn look(
+        &mut self,
+        workers: &BTreeSet<WorkerId>,
+        in_step: bool,
+        patience_ms: i64,
+    ) -> Result<Vec<(Host, Standing)>, Failure> {
         self.begin()?;
         let begun_ms = clock::now_ms();
         loop {
@@ -158,7 +165,8 @@ impl<'a> Session<'a> {
                 })
                 .filter(|(_, standing)| *standing != Standing::Ready)
                 .collect();
-            let dialling = self.server.is_some() && now_ms - begun_ms < DIAL_MS;
+            let dialling =
+                now_ms - begun_ms < if self.server.is_some() { DIAL_MS.max(patience_ms) } else { patience_ms };
             let stepping = now_ms - begun_ms < STEP_MS;
             let coming = missing.iter().any(|(_, standing)| match standing {
                 Standing::Offline(_) => dialling,
@@ -176,13 +184,7 @@ impl<'a> Session<'a> {
         if std::mem::replace(&mut self.begun, true) {
             return Ok(());
         }
-        let counted = self.interrupts.clone();
-        self.runtime.spawn(async move {
-            loop {
-                crate::serve::terminated().await;
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        self.listen_to_signals();
         if let Some(lock) = ServeLock::try_take(&self.context.bucket)? {
             let server = self.runtime.block_on(Server::start_locked(&self.context.bucket, &self.settings, lock))?;
             let address = server.local_addr();
@@ -191,6 +193,21 @@ impl<'a> Session<'a> {
         }
         self.write(Line { event: Some("command_begin"), ..Line::default() });
         Ok(())
+    }
+
+    /// Counts Ctrl-C from here on: once this returns none is missed, and none ends the process.
+    fn listen_to_signals(&self) {
+        let counted = self.interrupts.clone();
+        let _entered = self.runtime.enter();
+        // Without handlers the signals end the process by themselves.
+        if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            self.runtime.spawn(async move {
+                loop {
+                    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
     }
 
     /// Asks for all of it at once and follows it to its end.

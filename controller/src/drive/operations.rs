@@ -236,6 +236,10 @@ fn take_in(
             let Some(at) = asked.iter().position(|asked| asked.id == piece.id) else { continue };
             let open = &mut following[at].open[usize::from(piece.stream == Stream::Stderr)];
             if piece.omitted > 0 {
+                let rest = std::mem::take(open);
+                if !rest.is_empty() {
+                    sink.line(&asked[at], piece.stream, &String::from_utf8_lossy(&rest));
+                }
                 sink.line(&asked[at], piece.stream, &format!("({} bytes left out here)", piece.omitted));
             }
             open.extend_from_slice(&piece.bytes);

@@ -7,11 +7,14 @@ use shared::api::v1::operation::Ended;
 use shared::{Diagnostic, Host, JobName};
 
 use crate::cli::Context;
-use crate::cli::filter::Filter;
+use crate::cli::filter::{self, Filter};
 use crate::cli::operate::{Answer, Session, absent};
 use crate::drive::operations::{End, Standing};
 use crate::failure::Failure;
 use crate::model::{Allocation, HookEvent, Job};
+
+/// How long an agent that is away is waited for, where checks are waited for.
+const AWAY_MS: i64 = 30_000;
 
 /// Check the jobs' health on their workers, now
 ///
@@ -25,9 +28,9 @@ use crate::model::{Allocation, HookEvent, Job};
 )]
 pub struct Args {
     /// Only these jobs
-    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…", value_parser = filter::name)]
     jobs: Vec<String>,
-    /// Try again as often as the manifest's `wait` says
+    /// Try again as often as the manifest's `wait` says, and wait half a minute for absent agents
     #[arg(long)]
     wait: bool,
     /// Show every allocation, also those that are well
@@ -95,7 +98,8 @@ fn check(
         true => snapshot.workers.iter().map(|worker| worker.worker_id).collect(),
         false => allocations.iter().map(|(allocation, _)| allocation.worker_id).collect(),
     };
-    let absentees: BTreeMap<Host, Standing> = session.look(&workers, false)?.into_iter().collect();
+    let absentees: BTreeMap<Host, Standing> =
+        session.look(&workers, false, if wait { AWAY_MS } else { 0 })?.into_iter().collect();
     let mut problems: Vec<Diagnostic> =
         absentees.iter().map(|(host, standing)| absent(host, standing, &snapshot)).collect();
     let mut offline: BTreeMap<Host, Vec<JobName>> = BTreeMap::new();

@@ -8,7 +8,7 @@ use shared::{Code, Diagnostic, Name};
 
 use super::health_check::gate;
 use crate::cli::Context;
-use crate::cli::filter::{Filter, unknown};
+use crate::cli::filter::{self, Filter, unknown};
 use crate::cli::operate::Session;
 use crate::drive::operations::Request;
 use crate::failure::{Exit, Failure};
@@ -29,10 +29,10 @@ pub struct Args {
     /// The script itself; without it workspace/command.sh
     script: Option<String>,
     /// Only these workers
-    #[arg(short, long, value_delimiter = ',', value_name = "HOST,…", conflicts_with = "labels")]
+    #[arg(short, long, value_delimiter = ',', value_name = "HOST,…", conflicts_with = "labels", value_parser = filter::name)]
     workers: Vec<String>,
     /// Only workers that have one of these labels
-    #[arg(short, long, value_delimiter = ',', value_name = "LABEL,…")]
+    #[arg(short, long, value_delimiter = ',', value_name = "LABEL,…", value_parser = filter::name)]
     labels: Vec<String>,
     /// Workers at the same time
     #[arg(short, long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -107,7 +107,7 @@ fn script(args: &Args, context: &Context) -> Result<String, Failure> {
 fn targets(args: &Args, snapshot: &Snapshot) -> Result<Vec<Worker>, Failure> {
     let filter = Filter::new(snapshot, &[], &args.workers)?;
     let known: BTreeSet<&str> = snapshot.workers.iter().flat_map(|worker| &worker.labels).map(Name::as_str).collect();
-    let labels: Vec<&str> = args.labels.iter().map(|label| label.trim()).filter(|label| !label.is_empty()).collect();
+    let labels: Vec<&str> = args.labels.iter().map(String::as_str).collect();
     let problems: Vec<Diagnostic> = labels
         .iter()
         .filter(|label| !known.contains(*label))

@@ -8,7 +8,7 @@ use shared::{AllocId, Code, Diagnostic, Host, JobName};
 
 use crate::cli::Context;
 use crate::cli::cmd::health_check::gate;
-use crate::cli::filter::Filter;
+use crate::cli::filter::{self, Filter};
 use crate::cli::operate::Session;
 use crate::failure::{Exit, Failure};
 use crate::model::{Allocation, HookEvent, Job, Snapshot};
@@ -17,10 +17,10 @@ use crate::model::{Allocation, HookEvent, Job, Snapshot};
 #[derive(Debug, clap::Args)]
 pub struct Which {
     /// The jobs
-    #[arg(required = true, value_delimiter = ',', value_name = "JOB,…")]
+    #[arg(required = true, value_delimiter = ',', value_name = "JOB,…", value_parser = filter::name)]
     jobs: Vec<String>,
     /// Only on these workers
-    #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+    #[arg(long, value_delimiter = ',', value_name = "HOST,…", value_parser = filter::name)]
     allocations: Vec<String>,
 }
 
@@ -163,7 +163,7 @@ fn chosen<'a>(snapshot: &'a Snapshot, which: &Which) -> Result<Vec<(&'a Job, Vec
         .collect();
     let touched: BTreeSet<&Host> = found.iter().flat_map(|(_, all)| all).map(|allocation| &allocation.host).collect();
     // A host that was named and where nothing would happen.
-    let named: BTreeSet<&str> = which.allocations.iter().map(|host| host.trim()).filter(|h| !h.is_empty()).collect();
+    let named: BTreeSet<&str> = which.allocations.iter().map(String::as_str).collect();
     let mut problems = Vec::new();
     for host in named.iter().filter(|host| !touched.iter().any(|touched| touched.as_str() == **host)) {
         let why = snapshot.allocations.iter().find(|a| a.host.as_str() == *host && filter.job(&a.job));
