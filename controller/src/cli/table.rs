@@ -173,7 +173,7 @@ impl Table {
 
 /// Whether columns of these widths, with their borders, need no more than `width`.
 fn fits(widths: &[usize], width: Option<u16>) -> bool {
-    width.is_none_or(|width| widths.iter().map(|width| width + 3).sum::<usize>() + 1 <= usize::from(width))
+    width.is_none_or(|width| widths.iter().map(|width| width + 3).sum::<usize>() < usize::from(width))
 }
 
 /// A number without exponent or needless decimals.
