@@ -35,5 +35,8 @@ CREATE TABLE certificate (
 -- When old versions of key-values were last purged.
 ALTER TABLE bucket ADD COLUMN kv_purged_at INTEGER NOT NULL DEFAULT 0;
 
+-- How many allocations the last build placed: removed ones do not count, so that nobody else changes it.
+ALTER TABLE bucket ADD COLUMN allocations INTEGER NOT NULL DEFAULT 0;
+
 -- Permission bits of the job's directory on the worker, when its manifest sets them. drive writes it.
 ALTER TABLE desired_allocation ADD COLUMN dir_mode INTEGER;

@@ -19,6 +19,7 @@ pub mod write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use shared::{Code, Diagnostic};
 use thiserror::Error as ThisError;
@@ -140,6 +141,8 @@ impl Catalog {
                  PRAGMA trusted_schema = OFF; PRAGMA mmap_size = 0; PRAGMA cache_size = -8192;",
             )
             .during("setting it up")?;
+        // A plan follows from its statement alone: none is made again because a bound value is another one.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).during("setting up how it plans")?;
         connection.set_prepared_statement_cache_capacity(128);
         Ok(Self { connection, path: path.to_owned() })
     }

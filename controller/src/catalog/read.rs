@@ -83,7 +83,7 @@ pub fn summary(connection: &Connection) -> Result<Summary> {
         })
     };
     let sql = "SELECT epoch, update_seq, built_at, (SELECT count(*) FROM worker), (SELECT count(*) FROM job), \
-               (SELECT count(*) FROM allocation WHERE removed = 0) FROM bucket";
+               allocations FROM bucket";
     connection.query_row(sql, [], read).during("counting what is in the bucket")
 }
 

@@ -48,7 +48,14 @@ pub fn build(connection: &Connection, written: &Written<'_>) -> Result<()> {
     issued(connection, written)?;
     files_seen(connection, written.seen)?;
     connection
-        .execute("UPDATE bucket SET built_at = ?1, build_run = ?2", params![written.now_ms, written.run.to_string()])
+        .execute(
+            "UPDATE bucket SET built_at = ?1, build_run = ?2, allocations = ?3",
+            params![
+                written.now_ms,
+                written.run.to_string(),
+                written.build.allocations.iter().filter(|a| !a.removed).count() as u64
+            ],
+        )
         .during("recording the build")?;
     // Lists that nothing refers to any more; the plan of an open rollout may refer to any.
     if changed {

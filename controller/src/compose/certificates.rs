@@ -24,6 +24,13 @@ pub struct Changes {
     pub gone: Vec<(JobName, Name, Host)>,
 }
 
+impl Changes {
+    /// Where there is another certificate than before, or none any more.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.issued.iter().map(|(issued, ..)| &issued.host).chain(self.gone.iter().map(|(.., host)| host))
+    }
+}
+
 /// What issuing needs; the authority is loaded when the first certificate is due.
 pub(super) struct Issuing<'a> {
     pub(super) authority: &'a dyn Fn() -> Result<Authority, Held>,

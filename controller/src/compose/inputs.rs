@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use shared::{BucketId, Host, WorkerId};
+use shared::{BucketId, Entry, Host, WorkerId};
 
 use super::values::{CERTIFICATES, Live};
 use crate::build::namespaces::{Derived, PEERS};
@@ -22,12 +23,15 @@ pub struct Reads {
     asked: BTreeMap<String, Asked>,
     /// The version that was promoted.
     current_version: bool,
+    /// Digest of the files that all bundles of the job had in common.
+    #[serde(default)]
+    shipped: String,
 }
 
 impl Reads {
     /// Of one run of rendering.
-    pub(super) fn new(asked: BTreeMap<Namespace, Asked>, current_version: bool) -> Self {
-        let mut reads = Self { asked: BTreeMap::new(), current_version };
+    pub(super) fn new(asked: BTreeMap<Namespace, Asked>, current_version: bool, shipped: &str) -> Self {
+        let mut reads = Self { asked: BTreeMap::new(), current_version, shipped: shipped.to_owned() };
         let every = Host::unknown();
         for (namespace, asked) in asked {
             reads.also(namespace.at(&every).to_string(), asked);
@@ -46,6 +50,11 @@ impl Reads {
             self.also(namespace.clone(), asked.clone());
         }
         self.current_version |= other.current_version;
+    }
+
+    /// Whether bundles whose own files are the same are the same.
+    pub(super) fn has_shipped(&self, shipped: &str) -> bool {
+        self.shipped == shipped
     }
 
     fn also(&mut self, namespace: String, asked: Asked) {
@@ -200,6 +209,19 @@ impl MadeOf<'_> {
         let names = self.job.spec.certs.keys();
         names.filter_map(move |name| self.certificates.get(&(name.clone(), host.clone())))
     }
+}
+
+/// Digest of the files that all bundles of a job have in common, and of what is rendered to which path.
+pub(super) fn shipped(job: &Job, ca: &Entry) -> String {
+    let mut print = Fingerprint::new("maand-shipped-1");
+    print.part(ca.blob.as_bytes());
+    for file in job.files.iter().filter(|file| file.kind != FileKind::Control) {
+        match file.kind {
+            FileKind::Template => print.part(file.path.as_str()),
+            _ => file_parts(&mut print, file),
+        }
+    }
+    HEXLOWER.encode(&print.finish())
 }
 
 fn file_parts(print: &mut Fingerprint, file: &JobFile) {

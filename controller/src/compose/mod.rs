@@ -158,7 +158,8 @@ pub fn compose(
         let mut pems = values::Pems::new();
         let changes =
             certificates::bring(&mut issuing, &mut batch, job, derived.placed(&job.name), &mut there, &mut pems)?;
-        if !changes.issued.is_empty() || !changes.gone.is_empty() {
+        let touched: BTreeSet<Host> = changes.hosts().cloned().collect();
+        if !touched.is_empty() {
             composed.certificates.push(changes);
         }
         let old = known.get(&job.name);
@@ -186,6 +187,7 @@ pub fn compose(
             templates: &templates,
             made: &made,
             before: before.as_ref(),
+            touched: &touched,
             live: &live,
             workers: &workers,
             certificates: &there,
@@ -218,6 +220,8 @@ struct OneJob<'a> {
     made: &'a inputs::Made,
     /// What it is made of now, of what its templates read at the last build.
     before: Option<&'a inputs::MadeOf<'a>>,
+    /// Where certificates came or went.
+    touched: &'a BTreeSet<Host>,
     live: &'a Arc<Live>,
     workers: &'a BTreeMap<shared::WorkerId, Worker>,
     certificates: &'a rows::OfJob,
@@ -241,13 +245,20 @@ impl OneJob<'_> {
             self.job.spec.hooks.values().filter_map(|hook| hook.demand.as_ref()).map(|d| d.job.clone()).collect();
         let upstream = Arc::new(upstream);
         let outputs = self.templates.outputs();
+        let shipped = inputs::shipped(self.job, self.ca);
+        let same_shipped = old.is_some_and(|old| old.has_shipped(&shipped));
         let mut kept = false;
         for allocation in allocations.iter_mut().filter(|a| !a.removed) {
             let Some(worker) = self.workers.get(&allocation.worker_id) else { continue };
             let same = match (self.before, allocation.render_inputs) {
                 (Some(before), Some(inputs)) => before.rendering(allocation) == inputs,
+                (_, None) => self.templates.is_empty(),
                 _ => false,
             };
+            if same && same_shipped && allocation.bundle.is_some() && !self.touched.contains(&allocation.host) {
+                kept = true;
+                continue;
+            }
             let reused = if same { lists.entries(allocation.bundle, &outputs)? } else { None };
             let rendered = match reused {
                 Some(entries) => {
@@ -291,7 +302,7 @@ impl OneJob<'_> {
                 }
             }
         }
-        let mut reads = Reads::new(values.asked(), self.templates.uses_current_version());
+        let mut reads = Reads::new(values.asked(), self.templates.uses_current_version(), &shipped);
         if kept && let Some(old) = old {
             reads.add(old);
         }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo build --release --workspace
-//! cargo run --release -p tests --bin bench-build -- target/release [WORKERS] [JOBS] [FILES]
+//! target/release/bench-build target/release [WORKERS] [JOBS] [FILES]
 //! ```
 //!
 //! Prints for each command wall time, CPU (user and system, every thread), the most memory that was
