@@ -9,6 +9,7 @@ mod build;
 mod deploy;
 mod dev;
 mod faults;
+mod help;
 mod join;
 mod namespaces;
 mod rules;

@@ -4,6 +4,7 @@
 mod cat;
 mod certs;
 mod demands;
+mod killed;
 mod kv;
 mod migrate;
 mod overrides;

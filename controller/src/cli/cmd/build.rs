@@ -31,10 +31,11 @@ use crate::{build as building, clock};
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  maand build && maand deploy --dry-run   what would an edit do?\n  maand cat \
-    deployments                  what differs from what runs, right after a build"
+    deployments                   what differs from what runs\n\nExit code 3 when the workspace has a problem.\n\
+    docs/reference/ describes every file of it."
 )]
 pub struct Args {
-    /// Forget also the variables and secrets of jobs that are gone or have no allocation left
+    /// Forget also the variables and secrets of jobs that are gone, or whose last allocation is
     #[arg(long)]
     purge_job_kv: bool,
 }
@@ -94,6 +95,7 @@ pub fn build_into(
     let now_ms = clock::now_ms();
     let ca = authority(bucket, &settings, now_ms, ui)?;
     let store = Store::open(bucket).map_err(|error| storage(&error))?;
+    store.sweep(now_ms).map_err(|error| storage(&error))?;
     let (before, stored, known) =
         catalog.read(|tx| Ok((read::snapshot(tx)?, kv::of_hooks(tx)?, read::files_seen(tx)?)))?;
     let mut seen = Seen { known, ..Seen::default() };

@@ -31,9 +31,9 @@ use crate::telemetry::{BucketLog, Line};
 #[derive(Debug, Default, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  maand deploy --dry-run        what would be done, and why\n  maand deploy -b -n            \
-    the same for the workspace as it is now; changes nothing\n  maand deploy --jobs api,web   these jobs alone\n  maand \
-    deploy --force          restart also what is in sync\n\nCtrl-C pauses after what is in flight, twice leaves at once; \
-    maand deploy goes on with it.\nExit code 1 when any job failed: every failure is listed at the end."
+    the same for the workspace as it is now\n  maand deploy --jobs api,web   these jobs alone\n  maand \
+    deploy --force          restart also what is in sync\n\nCtrl-C pauses after what is in flight, twice leaves at once;\n\
+    maand deploy goes on with it. Exit code 1 when any job failed: every failure\nis listed at the end."
 )]
 pub struct Args {
     /// Only these jobs

@@ -14,9 +14,9 @@ use crate::failure::Failure;
 #[derive(Debug, Default, clap::Args)]
 #[command(
     after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
-    version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  removed   no longer wanted \
-    here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last. `agent` is empty while\nthe \
-    worker has what was promoted; otherwise it says what the agent reported."
+    version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  disabled  drained by disabled.json; disabled_restart when its content differs\n  \
+    removed   no longer wanted here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last.\n\
+    `agent` is empty while the worker has what was promoted; otherwise it says what\nthe agent reported."
 )]
 pub struct Args {
     /// Only these jobs

@@ -22,9 +22,10 @@ const SHOWN: usize = 50;
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_long_help = "Examples:\n  maand cat kv --jobs api                          everything that job api can read\n  maand cat kv \
-    get vars/job/api db_name             one value, whole\n  maand cat kv get secrets/job/api password --reveal\n\n\
-    A deleted key stays in the list until maand build has forgotten it (7 days)."
+    after_long_help = "Examples:\n  maand cat kv --jobs api                   everything that job api can read\n  maand cat kv \
+    get vars/job/api db_name      one value, whole\n  maand cat kv get secrets/job/api password --reveal\n\n\
+    A deleted key stays in the list until maand build has forgotten it (7 days).\n\
+    docs/reference/kv.md lists the namespaces and their keys."
 )]
 pub struct Args {
     #[command(subcommand)]
