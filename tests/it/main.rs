@@ -8,6 +8,7 @@ mod architecture;
 mod build;
 mod deploy;
 mod dev;
+mod docs;
 mod faults;
 mod help;
 mod join;

@@ -74,11 +74,19 @@ fn build_and_say(bucket: &BucketDir, purge_job_kv: bool, ui: &Ui) -> Result<Summ
     let summary = build_into(bucket, &bucket.database(), purge_job_kv, ui)?;
     if !ui.wants_json() {
         ui.say(format_args!(
-            "built {} jobs on {} workers: {} allocations, {} to deploy",
-            summary.jobs, summary.workers, summary.allocations, summary.pending
+            "built {} on {}: {}, {} to deploy",
+            counted(summary.jobs, "job"),
+            counted(summary.workers, "worker"),
+            counted(summary.allocations, "allocation"),
+            summary.pending
         ));
     }
     Ok(summary)
+}
+
+/// `1 job`, `2 jobs`.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Builds the workspace of `bucket` into the catalog at `database`.
