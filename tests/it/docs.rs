@@ -9,12 +9,9 @@
 
 use std::path::{Path, PathBuf};
 
-use controller::bundle::store::Store;
-use controller::catalog::{Catalog, bundles, read};
-use controller::paths::BucketDir;
 use harness::bucket::Bucket;
 
-use crate::support::bucket;
+use crate::support::{bucket, rendered};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -139,19 +136,6 @@ fn line_alike(expected: &str, line: &str) -> bool {
         rest = &rest[at + part.len()..];
     }
     rest.ends_with(last)
-}
-
-/// What the last build rendered at `JOB/HOST/PATH`.
-fn rendered(bucket: &Bucket, place: &str) -> String {
-    let mut parts = place.splitn(3, '/');
-    let (job, host, path) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
-    let mut catalog = Catalog::open(&bucket.path("data/maand.db")).unwrap();
-    let snapshot = catalog.read(|tx| read::snapshot(tx)).unwrap();
-    let allocation =
-        snapshot.allocations.iter().find(|a| a.job.as_str() == job && a.host.as_str() == host).expect(place);
-    let bundle = bundles::get(catalog.connection(), &allocation.bundle.unwrap()).unwrap().unwrap();
-    let store = Store::open(&BucketDir::new(bucket.path(""))).unwrap();
-    String::from_utf8(store.read(&bundle.get(path).expect(place).blob, 1 << 20).unwrap()).unwrap()
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shared::diagnostic::chain;
-use shared::{Bundle, BundleDigest, Code, Diagnostic, Entry, JobName};
+use shared::{BlobDigest, Bundle, BundleDigest, Code, Diagnostic, Entry, JobName};
 use thiserror::Error;
 
 use crate::build::Build;
@@ -93,6 +93,8 @@ pub struct Composed {
     pub rendered: usize,
     /// What deserves a word.
     pub notes: Vec<String>,
+    /// A template read `deploy_order`.
+    pub older_key: bool,
 }
 
 /// What composing needs of the bucket.
@@ -119,7 +121,13 @@ pub fn compose(
     live: Arc<Live>,
     key: &SealingKey,
 ) -> Result<Composed, Failure> {
-    let (known, mut issued) = catalog.read(|tx| Ok((read::job_inputs(tx)?, rows::all(tx)?)))?;
+    let (mut known, mut issued) = catalog.read(|tx| Ok((read::job_inputs(tx)?, rows::all(tx)?)))?;
+    // It is in every bundle. Without it the store was lost, or is another bucket's: nothing in it counts as
+    // made, and what was is made again.
+    let lost = !bench.store.contains(&BlobDigest::of(bench.ca.0.as_bytes()));
+    if lost {
+        known.clear();
+    }
     let mut batch = bench.store.batch();
     let ca_entry = Entry {
         path: "certs/ca.crt".parse().map_err(|_| unreadable("certs/ca.crt is no path".to_owned()))?,
@@ -175,8 +183,11 @@ pub fn compose(
                 continue;
             }
         };
-        if !templates.is_empty() {
+        if lost || !templates.is_empty() {
             certificates::read_pems(lists.catalog.connection(), key, &job.name, &there, &mut pems)?;
+        }
+        if lost {
+            certificates::store(&mut batch, key, &pems)?;
         }
         live.set_pems(pems);
         let mut one = OneJob {
@@ -285,6 +296,7 @@ impl OneJob<'_> {
         if kept && let Some(old) = old {
             reads.add(old);
         }
+        self.composed.older_key |= self.templates.used_older_key();
         for path in self.templates.volatile() {
             self.composed.notes.push(format!(
                 "workspace/jobs/{}/{path} uses current_version: its content changes once more after every promotion, \

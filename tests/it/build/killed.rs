@@ -1,4 +1,5 @@
 //! A build that is killed, anywhere: the catalog is as before it or as after it, and the next one builds.
+//! And what a build mends of the store.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,7 +9,8 @@ use rusqlite::Connection;
 use rusqlite::types::Value as Cell;
 use serde_json::json;
 
-use super::{build, job, workspace};
+use super::{build, job, secret_of_a_hook, workspace};
+use crate::support::{agents, hosts};
 
 /// Most points that are tried; a build has far fewer.
 const POINTS: u32 = 500;
@@ -126,4 +128,34 @@ fn what_a_killed_build_left_in_the_store_does_no_harm_and_goes() {
     let there = |name: &str| bucket.path(&format!("data/store/{name}")).exists();
     assert!(!there("blobs/tmp-1-0") && !there("private/tmp-1-0"), "a day old: nobody writes it any more");
     assert!(there("blobs/tmp-1-1"), "another process may be writing it");
+}
+
+#[test]
+fn a_store_that_was_lost_is_made_again() {
+    let bucket = crate::support::bucket();
+    let hosts = hosts(&bucket, 1);
+    bucket.workers(&hosts, &["api"]);
+    bucket.recording_job("api", &json!({"certs": {"tls": {}, "old": {"one": true, "key": "rsa"}}}));
+    bucket.write("workspace/jobs/api/app.conf.j2", "{{ get_optional('secrets/job/api', 'password') }}\n");
+    bucket.recording_job("plain", &json!({"selectors": ["api"]}));
+    bucket.write("workspace/jobs/plain/ip.j2", "{{ worker_ip }}\n");
+    build(&bucket);
+    secret_of_a_hook(&bucket, "api", "password", "hush");
+    build(&bucket);
+    let deployments = bucket.cat("deployments");
+    std::fs::remove_dir_all(bucket.path("data/store")).unwrap();
+    build(&bucket);
+    assert_eq!(bucket.cat("deployments"), deployments, "the same content");
+    let _serve = bucket.serve();
+    let agents = agents(&bucket, &hosts);
+    bucket.maand(&["deploy"]).expect(0);
+    let host = &hosts[0];
+    assert_eq!(
+        (agents[0].read("api", "app.conf"), agents[0].read("plain", "ip")),
+        ("hush\n".into(), format!("{host}\n"))
+    );
+    for file in ["tls.crt", "tls.key", "old.key"] {
+        let stored = super::must(&bucket, &format!("maand/job/api/worker/{host}"), &format!("certs/{file}"));
+        assert_eq!(agents[0].read("api", &format!("certs/{file}")), stored, "{file}");
+    }
 }

@@ -4,6 +4,7 @@
 mod cat;
 mod certs;
 mod demands;
+mod init;
 mod killed;
 mod kv;
 mod migrate;

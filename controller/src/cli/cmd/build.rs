@@ -17,6 +17,7 @@ use crate::compose::{self, Bench, Live};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::model::cert::renewal_due;
+use crate::model::kv::{DEPLOY_ORDER, ROLLOUT_ORDER};
 use crate::paths::BucketDir;
 use crate::secrets::SealingKey;
 use crate::telemetry::{BucketLog, Line};
@@ -118,10 +119,6 @@ pub fn build_into(
         building::in_file_order(&mut problems);
         return Err(Failure { exit: Exit::Input, problems });
     }
-    if !workspace.older.is_empty() {
-        let words: Vec<String> = workspace.older.iter().map(|(old, new)| format!("{old} is now {new}")).collect();
-        ui.warn(format_args!("older words still work, for now: {}", words.join(", ")));
-    }
 
     let derived =
         Arc::new(Derived::new(built.bucket_id, &ca.0, &workspace, &built.workers, &built.jobs, &built.allocations));
@@ -130,6 +127,12 @@ pub fn build_into(
     let bench = Bench { bucket, settings: &settings, store: &store, ca: (&ca.0, ca.1), now_ms };
     let composed = compose::compose(&bench, &mut catalog, &mut built, &derived, live, &key)?;
     composed.notes.iter().for_each(|note| ui.warn(note));
+    let key = composed.older_key.then_some((&DEPLOY_ORDER, &ROLLOUT_ORDER));
+    let words: Vec<String> =
+        workspace.older.iter().chain(key).map(|(old, new)| format!("{old} is now {new}")).collect();
+    if !words.is_empty() {
+        ui.warn(format_args!("older words still work, for now: {}", words.join(", ")));
+    }
 
     let run = RunId::from_uuid(clock::run_uuid());
     let written = Written {

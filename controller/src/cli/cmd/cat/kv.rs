@@ -12,7 +12,7 @@ use crate::cli::table::{Table, time};
 use crate::compose::Held;
 use crate::failure::{Exit, Failure};
 use crate::model::Snapshot;
-use crate::model::kv::{Access, Namespace};
+use crate::model::kv::{Access, DEPLOY_ORDER, Namespace, ROLLOUT_ORDER};
 use crate::secrets::SealingKey;
 
 /// Longest value that a table shows, characters.
@@ -135,7 +135,11 @@ fn shown(row: &Row) -> String {
 
 fn get(args: &Get, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let Some(row) = catalog.read(|tx| kv::get(tx, &args.namespace, &args.key))? else {
+    let key = match args.namespace.parse() {
+        Ok(Namespace::Job(_)) if args.key == DEPLOY_ORDER => ROLLOUT_ORDER,
+        _ => &args.key,
+    };
+    let Some(row) = catalog.read(|tx| kv::get(tx, &args.namespace, key))? else {
         return Err(missing(args, &mut catalog)?);
     };
     let value = if !row.is_sealed() {
