@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use shared::BlobDigest;
 use shared::digest::HashingWriter;
@@ -15,6 +16,11 @@ use zeroize::Zeroizing;
 
 use crate::paths::BucketDir;
 use crate::secrets::SealingKey;
+
+/// How the names of files begin that are being written.
+const TEMPORARY: &str = "tmp-";
+/// Nobody writes such a file for so long.
+const LEFT_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the store could not be used.
 #[derive(Debug, Error)]
@@ -70,6 +76,23 @@ impl Store {
             private_dir(dir)?;
         }
         Ok(Self { blobs, private, temporary: AtomicU64::new(0) })
+    }
+
+    /// Forgets what a killed process was writing: temporary files that nobody has touched for a day.
+    pub fn sweep(&self, now_ms: i64) -> Result<()> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms.max(0).unsigned_abs());
+        for base in [&self.blobs, &self.private] {
+            let failed = |source| Error::Io { operation: "list", path: base.clone(), source };
+            for entry in std::fs::read_dir(base).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let left = entry.file_name().to_string_lossy().starts_with(TEMPORARY)
+                    && entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at + LEFT_FOR < now);
+                if left {
+                    drop(std::fs::remove_file(entry.path()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where a blob's file is.
@@ -164,7 +187,7 @@ impl Store {
 
     fn temporary(&self, base: &Path) -> Result<(PathBuf, File)> {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let path = base.join(format!("tmp-{}-{number}", std::process::id()));
+        let path = base.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
         let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
         file.map(|file| (path.clone(), file)).map_err(|source| Error::Io { operation: "create", path, source })
     }

@@ -24,6 +24,9 @@ pub struct Context {
     pub ui: ui::Ui,
 }
 
+/// Heading of what every command takes.
+const EVERYWHERE: &str = "With every command";
+
 /// Deploys services to a fixed pool of Linux machines; the machines pull.
 ///
 /// A bucket is a directory with the workers, the jobs and a catalog. `maand build` turns its
@@ -37,16 +40,27 @@ pub struct Context {
     after_long_help = "A first bucket, with a controller and three agents on this machine:\n  maand dev\n\n\
         A bucket of your own:\n  mkdir shop && cd shop && maand init\n  $EDITOR workspace/workers.json   # and \
         workspace/jobs/<job>/\n  maand build && maand serve\n  maand agent token 10.0.0.1       # prints the line to \
-        run on that worker\n  maand deploy --dry-run && maand deploy\n\nExit codes: 0 done, 1 failed wholly or in \
-        part, 2 usage, 3 workspace or configuration,\n4 not a bucket or another schema, 255 a bug."
+        run on that worker\n  maand deploy --dry-run && maand deploy\n\nExit codes:\n  0    done, also when there was nothing to do\n  \
+        1    a deploy, hook, health check or operation failed, wholly or in part\n  2    the command line\n  \
+        3    workspace or configuration\n  4    not a bucket, or its catalog is of another version\n  255  a bug"
 )]
 struct Cli {
-    /// The bucket's directory
-    #[arg(short = 'C', long = "bucket", value_name = "DIR", env = "MAAND_BUCKET", default_value = ".", global = true)]
+    /// The bucket's directory, if it is not this one
+    #[arg(
+        short = 'C',
+        long = "bucket",
+        value_name = "DIR",
+        env = "MAAND_BUCKET",
+        default_value = ".",
+        global = true,
+        hide_env_values = true,
+        hide_default_value = true,
+        help_heading = EVERYWHERE
+    )]
     bucket: PathBuf,
 
-    /// Print results (and problems) as JSON
-    #[arg(long, global = true)]
+    /// Print results as JSON, and problems as JSON lines on standard error
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
 
     #[command(subcommand)]

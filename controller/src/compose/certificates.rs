@@ -146,3 +146,15 @@ pub(super) fn read_pems(
     }
     Ok(())
 }
+
+/// Stores the files of `pems`, which are in the catalog, once more.
+pub(super) fn store(batch: &mut Batch<'_>, key: &SealingKey, pems: &super::values::Pems) -> Result<(), Held> {
+    for value in pems.values().flat_map(BTreeMap::values) {
+        if value.secret {
+            batch.put_private(key, value.text.as_bytes())?;
+        } else {
+            batch.put(value.text.as_bytes())?;
+        }
+    }
+    Ok(())
+}

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shared::diagnostic::chain;
-use shared::{Bundle, BundleDigest, Code, Diagnostic, Entry, Host, JobName};
+use shared::{BlobDigest, Bundle, BundleDigest, Code, Diagnostic, Entry, Host, JobName};
 use thiserror::Error;
 
 use crate::build::Build;
@@ -94,6 +94,8 @@ pub struct Composed {
     pub rendered: usize,
     /// What deserves a word.
     pub notes: Vec<String>,
+    /// A template read `deploy_order`.
+    pub older_key: bool,
 }
 
 /// What composing needs of the bucket.
@@ -120,7 +122,13 @@ pub fn compose(
     live: Arc<Live>,
     key: &SealingKey,
 ) -> Result<Composed, Failure> {
-    let (known, mut issued) = catalog.read(|tx| Ok((read::job_inputs(tx)?, rows::all(tx)?)))?;
+    let (mut known, mut issued) = catalog.read(|tx| Ok((read::job_inputs(tx)?, rows::all(tx)?)))?;
+    // It is in every bundle. Without it the store was lost, or is another bucket's: nothing in it counts as
+    // made, and what was is made again.
+    let lost = !bench.store.contains(&BlobDigest::of(bench.ca.0.as_bytes()));
+    if lost {
+        known.clear();
+    }
     let mut batch = bench.store.batch();
     let ca_entry = Entry {
         path: "certs/ca.crt".parse().map_err(|_| unreadable("certs/ca.crt is no path".to_owned()))?,
@@ -178,8 +186,11 @@ pub fn compose(
                 continue;
             }
         };
-        if !templates.is_empty() {
+        if lost || !templates.is_empty() {
             certificates::read_pems(lists.catalog.connection(), key, &job.name, &there, &mut pems)?;
+        }
+        if lost {
+            certificates::store(&mut batch, key, &pems)?;
         }
         live.set_pems(pems);
         let mut one = OneJob {
@@ -306,6 +317,7 @@ impl OneJob<'_> {
         if kept && let Some(old) = old {
             reads.add(old);
         }
+        self.composed.older_key |= self.templates.used_older_key();
         for path in self.templates.volatile() {
             self.composed.notes.push(format!(
                 "workspace/jobs/{}/{path} uses current_version: its content changes once more after every promotion, \
@@ -332,7 +344,7 @@ impl OneJob<'_> {
         for allocation in allocations.iter_mut().filter(|a| !a.removed) {
             (allocation.bundle, allocation.render_inputs) = (None, None);
         }
-        let reads = Reads::new(asked, self.templates.uses_current_version());
+        let reads = Reads::new(asked, self.templates.uses_current_version(), &inputs::shipped(self.job, self.ca));
         let inputs = self.made.of(self.job, self.certificates, &reads)?.all(allocations);
         self.composed.jobs.insert(self.job.name.clone(), (inputs, reads));
         if let Some(problem) = failed.problems.first() {

@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, context};
 use shared::{BucketId, Code, Diagnostic, JobName, RelPath};
 
 use super::{Rendered, functions};
-use crate::model::kv::{Access, Namespace, Source as Values};
+use crate::model::kv::{Access, DEPLOY_ORDER, Namespace, ROLLOUT_ORDER, Source as Values};
 use crate::model::{Allocation, Worker};
 
 /// Longest output, bytes.
@@ -55,6 +55,8 @@ pub struct Templates {
     job: JobName,
     environment: Environment<'static>,
     sources: Vec<Source>,
+    /// A rendering read a key by its older name.
+    older: Arc<AtomicBool>,
 }
 
 impl Templates {
@@ -82,7 +84,11 @@ impl Templates {
                 );
             }
         }
-        if problems.is_empty() { Ok(Self { job: job.clone(), environment, sources }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { job: job.clone(), environment, sources, older: Arc::default() })
+        } else {
+            Err(problems)
+        }
     }
 
     /// Whether there are none.
@@ -109,12 +115,17 @@ impl Templates {
         !self.volatile().is_empty()
     }
 
+    /// Whether what was rendered so far read `deploy_order`, the older name of `rollout_order`.
+    pub fn used_older_key(&self) -> bool {
+        self.older.load(Ordering::Relaxed)
+    }
+
     /// Renders all for one allocation; all problems at once.
     pub fn render(&self, context: &Context<'_>) -> Result<Vec<Rendered>, Unrendered> {
         // Functions of this allocation, on a copy of the environment: it is shared and cheap to clone.
         let mut environment = self.environment.clone();
         let secret = Arc::new(AtomicBool::new(false));
-        add_values(&mut environment, context, &secret);
+        add_values(&mut environment, context, &secret, &self.older);
         let mut rendered = Vec::new();
         let mut problems = Vec::new();
         let mut missing = Some(BTreeSet::new());
@@ -248,6 +259,7 @@ struct Reader {
     job: JobName,
     host: shared::Host,
     secret: Arc<AtomicBool>,
+    older: Arc<AtomicBool>,
 }
 
 impl Reader {
@@ -263,6 +275,9 @@ impl Reader {
     }
 
     fn get(&self, namespace: &str, key: &str, required: bool) -> Result<String, Error> {
+        let older = key == DEPLOY_ORDER && matches!(namespace.parse(), Ok(Namespace::Job(_)));
+        self.older.fetch_or(older, Ordering::Relaxed);
+        let key = if older { ROLLOUT_ORDER } else { key };
         match self.values.get(&self.namespace(namespace)?, key).map_err(unreadable)? {
             Some(value) => {
                 self.secret.fetch_or(value.secret, Ordering::Relaxed);
@@ -274,13 +289,19 @@ impl Reader {
     }
 }
 
-fn add_values(environment: &mut Environment<'static>, context: &Context<'_>, secret: &Arc<AtomicBool>) {
+fn add_values(
+    environment: &mut Environment<'static>,
+    context: &Context<'_>,
+    secret: &Arc<AtomicBool>,
+    older: &Arc<AtomicBool>,
+) {
     let reader = Reader {
         values: context.values.clone(),
         upstream: context.upstream.clone(),
         job: context.allocation.job.clone(),
         host: context.worker.host.clone(),
         secret: secret.clone(),
+        older: older.clone(),
     };
     let get = reader.clone();
     environment.add_function("get", move |namespace: String, key: String| get.get(&namespace, &key, true));

@@ -14,6 +14,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use shared::BucketId;
+use x509_parser::certificate::X509Certificate;
 
 use super::Error;
 use crate::paths::BucketDir;
@@ -83,6 +84,7 @@ impl Authority {
             .map_err(|error| unusable(&cert_path, format!("no certificate in it ({error})")))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
             .map_err(|error| unusable(&cert_path, error.to_string()))?;
+        check(&parsed).map_err(|why| unusable(&cert_path, why))?;
         let spki = parsed.public_key().raw.to_vec();
         let not_after_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
         if spki != key.subject_public_key_info() {
@@ -92,6 +94,11 @@ impl Authority {
             Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(&cert_path, error.to_string()))?;
         Ok(Self { certificate: certificate.into_owned(), pem, spki, not_after_ms, issuer })
     }
+}
+
+/// An operator may put an authority of their own here: what it signs must be believed.
+fn check(certificate: &X509Certificate<'_>) -> Result<(), String> {
+    if certificate.is_ca() { Ok(()) } else { Err("it is no authority: it may not sign certificates".to_owned()) }
 }
 
 /// The certificate of an authority, and until when it is good, without its key.
@@ -106,6 +113,7 @@ pub fn certificate(kind: Kind, bucket: &BucketDir) -> Result<(String, i64), Erro
     let unusable = |why: String| Error::Unusable { path: shown.clone(), why };
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| unusable(error.to_string()))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| unusable(error.to_string()))?;
+    check(&parsed).map_err(unusable)?;
     Ok((pem, parsed.validity().not_after.timestamp().saturating_mul(1000)))
 }
 

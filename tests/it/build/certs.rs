@@ -101,8 +101,7 @@ fn names_keys_and_one_for_all() {
 #[test]
 fn only_what_is_due_or_changed_is_issued() {
     let tls = json!({"certs": {"tls": {}, "other": {}}});
-    let bucket =
-        workspace(&json!([]), &[("api", tls.clone()), ("web", json!({"selectors": ["api"], "certs": {"tls": {}}}))]);
+    let bucket = workspace(&json!([]), &[("api", tls), ("web", json!({"selectors": ["api"], "certs": {"tls": {}}}))]);
     bucket.workers(&["w1".to_owned(), "w2".to_owned()], &["api"]);
     build(&bucket);
     let first = issued(&bucket);
@@ -166,6 +165,38 @@ fn another_authority_issues_everything_anew() {
     std::fs::remove_file(bucket.path("secrets/ca.key")).unwrap();
     let half = bucket.maand(&["init"]);
     assert!(half.code != 0 && half.stderr.contains("secrets/ca.key"), "{half:?}");
+}
+
+#[test]
+fn an_authority_of_ones_own_is_used_and_what_is_none_is_refused() {
+    let bucket = workspace(&super::one_worker(), &[("api", json!({"certs": {"tls": {}}}))]);
+    let own = |ca: bool| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "our own");
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        if ca {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
+        let key = rcgen::KeyPair::generate().unwrap();
+        bucket.write("secrets/ca.crt", &params.self_signed(&key).unwrap().pem());
+        bucket.write("secrets/ca.key", &key.serialize_pem());
+    };
+    own(true);
+    build(&bucket);
+    assert_eq!(must(&bucket, "maand/worker", "certs/ca.crt"), bucket.read("secrets/ca.crt").trim());
+    let pem = issued(&bucket).remove("api w1/tls").unwrap();
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let (_, leaf) = x509_parser::parse_x509_certificate(&der).unwrap();
+    assert!(leaf.issuer().to_string().contains("our own"), "{}", leaf.issuer());
+
+    own(false);
+    let refused = bucket.maand(&["build"]).expect(3);
+    assert!(refused.stderr.contains("MD0012") && refused.stderr.contains("is no authority"), "{}", refused.stderr);
+    own(true);
+    bucket.write("secrets/ca.key", &rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let refused = bucket.maand(&["build"]).expect(3);
+    assert!(refused.stderr.contains("does not belong to the key in secrets/ca.key"), "{}", refused.stderr);
+    assert_eq!(issued(&bucket)["api w1/tls"], pem, "nothing changed");
 }
 
 #[test]

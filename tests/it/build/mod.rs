@@ -4,6 +4,8 @@
 mod cat;
 mod certs;
 mod demands;
+mod init;
+mod killed;
 mod kv;
 mod migrate;
 mod overrides;

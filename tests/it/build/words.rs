@@ -42,6 +42,22 @@ fn older_words_work_with_one_warning() {
 }
 
 #[test]
+fn the_older_key_of_the_rollout_order_reads_the_same() {
+    let bucket = workspace(&one_worker(), &[("api", json!({"commands": {}}))]);
+    bucket.write("workspace/jobs/api/order.j2", "{{ get('maand/job/api', 'deploy_order') }}\n");
+    let built = build(&bucket);
+    assert_eq!(built.stderr.matches("warning:").count(), 1, "{}", built.stderr);
+    assert!(built.stderr.contains("deploy_order is now rollout_order"), "{}", built.stderr);
+    assert!(built.stderr.contains("commands is now hooks"), "{}", built.stderr);
+    assert_eq!(super::must(&bucket, "maand/job/api", "deploy_order"), "w1");
+    assert_eq!(crate::support::rendered(&bucket, "api/w1/order"), "w1\n");
+    bucket.write("workspace/jobs/api/order.j2", "{{ get_optional('vars/job/api', 'deploy_order') }}\n");
+    bucket.write("workspace/jobs/api/manifest.json", "{}");
+    let built = build(&bucket);
+    assert!(!built.stderr.contains("warning"), "a key of that name elsewhere is another one: {}", built.stderr);
+}
+
+#[test]
 fn settings_of_the_tool_that_used_ssh_say_what_replaces_them() {
     let bucket = workspace(&one_worker(), &[("api", json!({}))]);
     ["use_sudo = true", "ssh_user = \"agent\"", "ssh_key = \"worker.key\"", "ssh_port = 22"]

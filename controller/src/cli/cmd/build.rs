@@ -18,6 +18,7 @@ use crate::compose::{self, Bench, Live};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::model::cert::renewal_due;
+use crate::model::kv::{DEPLOY_ORDER, ROLLOUT_ORDER};
 use crate::paths::BucketDir;
 use crate::secrets::SealingKey;
 use crate::telemetry::{BucketLog, Line};
@@ -32,10 +33,11 @@ use crate::{build as building, clock};
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  maand build && maand deploy --dry-run   what would an edit do?\n  maand cat \
-    deployments                  what differs from what runs, right after a build"
+    deployments                   what differs from what runs\n\nExit code 3 when the workspace has a problem.\n\
+    docs/reference/ describes every file of it."
 )]
 pub struct Args {
-    /// Forget also the variables and secrets of jobs that are gone or have no allocation left
+    /// Forget also the variables and secrets of jobs that are gone, or whose last allocation is
     #[arg(long)]
     purge_job_kv: bool,
 }
@@ -84,11 +86,19 @@ fn build_and_say(bucket: &BucketDir, purge_job_kv: bool, ui: &Ui) -> Result<Summ
     }
     if !ui.wants_json() {
         ui.say(format_args!(
-            "built {} jobs on {} workers: {} allocations, {} to deploy",
-            summary.jobs, summary.workers, summary.allocations, summary.pending
+            "built {} on {}: {}, {} to deploy",
+            counted(summary.jobs, "job"),
+            counted(summary.workers, "worker"),
+            counted(summary.allocations, "allocation"),
+            summary.pending
         ));
     }
     Ok(summary)
+}
+
+/// `1 job`, `2 jobs`.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Builds the workspace of `bucket` into the catalog at `database`.
@@ -105,6 +115,7 @@ pub fn build_into(
     let now_ms = clock::now_ms();
     let ca = authority(bucket, &settings, now_ms, ui)?;
     let store = Store::open(bucket).map_err(|error| storage(&error))?;
+    store.sweep(now_ms).map_err(|error| storage(&error))?;
     let (before, stored, known) =
         catalog.read(|tx| Ok((read::snapshot(tx)?, kv::of_hooks(tx)?, read::files_seen(tx)?)))?;
     let mut seen = Seen { known, ..Seen::default() };
@@ -119,10 +130,6 @@ pub fn build_into(
         building::in_file_order(&mut problems);
         return Err(Failure { exit: Exit::Input, problems });
     }
-    if !workspace.older.is_empty() {
-        let words: Vec<String> = workspace.older.iter().map(|(old, new)| format!("{old} is now {new}")).collect();
-        ui.warn(format_args!("older words still work, for now: {}", words.join(", ")));
-    }
 
     let derived =
         Arc::new(Derived::new(built.bucket_id, &ca.0, &workspace, &built.workers, &built.jobs, &built.allocations));
@@ -131,6 +138,12 @@ pub fn build_into(
     let bench = Bench { bucket, settings: &settings, store: &store, ca: (&ca.0, ca.1), now_ms };
     let composed = compose::compose(&bench, &mut catalog, &mut built, &derived, live, &key)?;
     composed.notes.iter().for_each(|note| ui.warn(note));
+    let key = composed.older_key.then_some((&DEPLOY_ORDER, &ROLLOUT_ORDER));
+    let words: Vec<String> =
+        workspace.older.iter().chain(key).map(|(old, new)| format!("{old} is now {new}")).collect();
+    if !words.is_empty() {
+        ui.warn(format_args!("older words still work, for now: {}", words.join(", ")));
+    }
 
     let run = RunId::from_uuid(clock::run_uuid());
     let written = Written {

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 /// Show the bucket's id, its update sequence and how much is in it
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "The bucket id is part of every path on a worker: /opt/worker/<bucket_id>/.\nThe update \
-    sequence moves once per deploy; compare it with worker.json on a worker.")]
+    sequence moves once per deploy; compare it with worker.json on\na worker.")]
 pub struct Args {}
 
 /// Runs it.

@@ -28,7 +28,7 @@ port_max = 39999
 /// Makes what is missing and changes nothing that is there: the bucket's id, its keys and your files stay.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  mkdir shop && cd shop && maand init\n\nsecrets/ holds the keys of the \
-    bucket's certificate authorities: back it up, and keep it to yourself.")]
+    bucket's certificate authorities: back it up,\nand keep it to yourself.")]
 pub struct Args {}
 
 /// Runs it.

@@ -18,7 +18,7 @@ use crate::serve::{Server, terminated};
 /// no hooks and decides nothing: `maand deploy` does, and with --drive this process, for what nobody waits for.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Without a running serve, maand deploy serves for as long as it lasts.\nAgents dial the \
-    address that `advertise` in maand.conf names: one inbound TCP port here, none on workers.")]
+    address that `advertise` in maand.conf names: one inbound\nTCP port here, none on workers.")]
 pub struct Args {
     /// Listen here instead of where maand.conf says
     #[arg(long, value_name = "ADDR:PORT")]

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "state:\n  not joined  no agent has joined: run maand agent token HOST\n  online      \
     connected now\n  offline     not heard of since last_seen\n\nupdate_seq is that of the desired state which the \
-    agent accepted; compare it with maand info.")]
+    agent accepted; compare it\nwith maand info.")]
 pub struct Args {}
 
 /// Runs it.

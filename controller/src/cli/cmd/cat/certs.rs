@@ -16,8 +16,8 @@ use crate::tls::ca::{self, Kind};
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "status:\n  ok        good\n  expiring  within certs_renewal_buffer of its end: the next build renews it\n  \
-    expired   it has ended\n\nA renewed certificate is changed content: maand build renews, maand deploy rolls it out. The\n\
-    authority (scope ca) is not renewed by itself; see docs/reference/certs.md."
+    expired   it has ended\n\nA renewed certificate is changed content: maand build renews, maand deploy rolls\nit out. The \
+    authority (scope ca) is not renewed by itself; see\ndocs/reference/certs.md."
 )]
 pub struct Args {
     /// Only these jobs

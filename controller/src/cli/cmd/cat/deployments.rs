@@ -17,10 +17,10 @@ use crate::model::{Allocation, Snapshot};
 #[derive(Debug, Default, clap::Args)]
 #[command(
     after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
-    version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  removed   no longer wanted \
-    here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last. `agent` is empty while\nthe \
-    worker has what was promoted and it is well; otherwise it says what the agent reported\n(\"stopped by hand\": by maand job stop).\n\nhealth: healthy, unhealthy, unknown \
-    (not checked: it does not run, or has only just been started),\n- without health_check in the manifest."
+    version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  disabled  drained by disabled.json; disabled_restart when its content differs\n  \
+    removed   no longer wanted here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last.\n\
+    `agent` is empty while the worker has what was promoted and it is well; otherwise\nit says what the agent reported (\"stopped by hand\": by maand job stop).\n\n\
+    health: healthy, unhealthy, unknown (not checked: it does not run, or has only\njust been started), - without health_check in the manifest."
 )]
 pub struct Args {
     /// Only these jobs

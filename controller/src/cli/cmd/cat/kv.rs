@@ -12,7 +12,7 @@ use crate::cli::table::{Table, time};
 use crate::compose::Held;
 use crate::failure::{Exit, Failure};
 use crate::model::Snapshot;
-use crate::model::kv::{Access, Namespace};
+use crate::model::kv::{Access, DEPLOY_ORDER, Namespace, ROLLOUT_ORDER};
 use crate::secrets::SealingKey;
 
 /// Longest value that a table shows, characters.
@@ -22,9 +22,10 @@ const SHOWN: usize = 50;
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_long_help = "Examples:\n  maand cat kv --jobs api                          everything that job api can read\n  maand cat kv \
-    get vars/job/api db_name             one value, whole\n  maand cat kv get secrets/job/api password --reveal\n\n\
-    A deleted key stays in the list until maand build has forgotten it (7 days)."
+    after_long_help = "Examples:\n  maand cat kv --jobs api                   everything that job api can read\n  maand cat kv \
+    get vars/job/api db_name      one value, whole\n  maand cat kv get secrets/job/api password --reveal\n\n\
+    A deleted key stays in the list until maand build has forgotten it (7 days).\n\
+    docs/reference/kv.md lists the namespaces and their keys."
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -145,7 +146,11 @@ fn shown(row: &Row, value: String) -> String {
 
 fn get(args: &Get, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let Some(row) = catalog.read(|tx| kv::get(tx, &args.namespace, &args.key))? else {
+    let key = match args.namespace.parse() {
+        Ok(Namespace::Job(_)) if args.key == DEPLOY_ORDER => ROLLOUT_ORDER,
+        _ => &args.key,
+    };
+    let Some(row) = catalog.read(|tx| kv::get(tx, &args.namespace, key))? else {
         return Err(missing(args, &mut catalog)?);
     };
     let value = if !row.is_sealed() {
