@@ -208,6 +208,16 @@ fn a_namespace_that_is_not_for_it_stays_closed_and_says_so() {
 }
 
 #[test]
+fn one_that_asks_for_what_it_may_not_again_and_again_does_not_fill_the_log() {
+    let script = "import maand\nfor n in range(300): maand.get_store_value('vars/job/other', 'k')\n";
+    let bucket = built(1, script);
+    bucket.maand(&["hooks", "hook_x"]).expect(0);
+    let log = bucket.read("logs/w1.log");
+    assert_eq!(log.matches("vars/job/other may not be read").count(), 100);
+    assert_eq!(log.matches("more requests are refused, which is not logged any more").count(), 1);
+}
+
+#[test]
 fn an_interrupted_command_ends_its_hooks_and_a_killed_one_leaves_nothing_for_long() {
     // It ends by itself when its controller is gone.
     let script = "import maand, os, time\nopen(os.environ['HOME'] + '/runs', 'w').write(str(os.getpid()))\n\
