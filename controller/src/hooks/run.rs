@@ -21,6 +21,8 @@ use crate::clock;
 const GRACE: Duration = Duration::from_secs(10);
 /// The same for what a hook that has ended left behind.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the kernel may take to end what was killed.
+const KILLED: Duration = Duration::from_millis(500);
 /// How long output is waited for once the whole group is gone.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How often a group is looked at that cannot be waited for.
@@ -181,6 +183,11 @@ async fn end_group(group: Option<Pid>) -> bool {
         tokio::time::sleep(LOOK).await;
     }
     signal(group, Signal::KILL);
+    // Killed is not yet gone; a zombie that nobody reaps must not hold this up.
+    let end = clock::instant() + KILLED;
+    while alive() && clock::instant() < end {
+        tokio::time::sleep(LOOK).await;
+    }
     true
 }
 
