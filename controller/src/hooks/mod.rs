@@ -26,14 +26,13 @@ use std::sync::Arc;
 
 use shared::{AllocId, Code, Diagnostic, JobName, Name, RunId};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use self::api::{Api, Workers};
 use self::env::Extras;
 use self::interpreter::none_missing;
 use self::overlay::Overlay;
 use self::report::{Ran, Report};
-use self::run::Outcome;
+use self::run::{Outcome, Stop};
 use self::sink::Sink;
 use self::stage::Stages;
 use self::target::{Inner, OneHook, placed};
@@ -101,7 +100,7 @@ impl<'a> Call<'a> {
 #[derive(Debug)]
 pub struct Runner {
     inner: Arc<Inner>,
-    cancel: CancellationToken,
+    stop: Stop,
     // Last: its threads end after everything that runs on them.
     runtime: tokio::runtime::Runtime,
 }
@@ -128,23 +127,26 @@ impl Runner {
         let api = Api::start(values.clone(), setup.workers, setup.sink.clone(), setup.run);
         let api = runtime.block_on(api).map_err(|error| held(&error))?;
         let inner = Inner { bucket: root, api, stages, values, sink: setup.sink };
-        Ok(Self { inner: Arc::new(inner), cancel: CancellationToken::new(), runtime })
+        Ok(Self { inner: Arc::new(inner), stop: Stop::default(), runtime })
     }
 
     /// Ends what runs, and lets nothing begin any more: whatever is asked for afterwards is interrupted.
+    /// What runs has ten seconds to end by itself; none when this is called a second time.
     pub fn cancel(&self) {
-        self.cancel.cancel();
+        cancel(&self.stop);
     }
 
     /// Makes Ctrl-C and TERM of this process cancel.
     pub fn cancel_on_signals(&self) {
         use tokio::signal::unix::{SignalKind, signal};
-        let cancel = self.cancel.clone();
+        let stop = self.stop.clone();
         self.runtime.spawn(async move {
             // Without handlers the signals end the process by themselves.
             if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-                cancel.cancel();
+                loop {
+                    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                    cancel(&stop);
+                }
             }
         });
     }
@@ -250,10 +252,10 @@ impl Runner {
                     ended(joined, &mut ran);
                 }
             }
-            let (inner, hook, cancel) = (self.inner.clone(), hook.clone(), self.cancel.clone());
+            let (inner, hook, stop) = (self.inner.clone(), hook.clone(), self.stop.clone());
             let (target, index) = ((*target).clone(), placed(snapshot, target));
             running.spawn(async move {
-                let one = inner.one(&hook, &target, index, &cancel).await;
+                let one = inner.one(&hook, &target, index, &stop).await;
                 (at, one)
             });
         }
@@ -270,6 +272,13 @@ impl Runner {
         };
         ran.into_iter().zip(targets).map(|(one, target)| one.unwrap_or_else(|| lost(target))).collect()
     }
+}
+
+fn cancel(stop: &Stop) {
+    if stop.ask.is_cancelled() {
+        stop.now.cancel();
+    }
+    stop.ask.cancel();
 }
 
 #[expect(clippy::disallowed_methods, reason = "edge: where the bucket is")]

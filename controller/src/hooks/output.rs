@@ -79,8 +79,8 @@ impl Default for Kept {
 }
 
 impl Kept {
-    /// Takes a line; gives it on if it is of the beginning.
-    pub fn push(&mut self, stderr: bool, line: String, give: impl FnOnce(bool, &str)) {
+    /// Takes a line; it comes back if it is of the beginning, and is to be passed on.
+    pub fn push(&mut self, stderr: bool, line: String) -> Option<Line> {
         if !line.trim().is_empty() {
             if self.last.len() == LAST {
                 self.last.pop_front();
@@ -90,8 +90,7 @@ impl Kept {
         let len = line.len() + 1;
         if len <= self.head {
             self.head -= len;
-            give(stderr, &line);
-            return;
+            return Some((stderr, line));
         }
         self.head = 0;
         self.tail_bytes += len;
@@ -102,17 +101,14 @@ impl Kept {
             self.left_out.0 += 1;
             self.left_out.1 += line.len() + 1;
         }
+        None
     }
 
-    /// At the end: says what was left out, and gives the end.
-    pub fn end(&mut self, mut give: impl FnMut(bool, &str)) {
+    /// What is to be passed on at the end: how much was left out, and what followed.
+    pub fn end(&mut self) -> Vec<Line> {
         let (lines, bytes) = self.left_out;
-        if lines > 0 {
-            give(true, &format!("… {lines} lines ({bytes} bytes) of output left out here …"));
-        }
-        for (stderr, line) in std::mem::take(&mut self.tail) {
-            give(stderr, &line);
-        }
+        let said = (lines > 0).then(|| (true, format!("… {lines} lines ({bytes} bytes) of output left out here …")));
+        said.into_iter().chain(std::mem::take(&mut self.tail)).collect()
     }
 
     /// The last lines.
@@ -145,12 +141,10 @@ mod tests {
     #[test]
     fn of_endless_output_the_beginning_and_the_end_stay() {
         let mut kept = Kept::default();
-        let mut got = Vec::new();
-        for n in 0..100_000 {
-            kept.push(false, format!("line {n} {}", "x".repeat(80)), |_, line| got.push(line.to_owned()));
-        }
+        let push = |n: usize| kept.push(false, format!("line {n} {}", "x".repeat(80)));
+        let mut got: Vec<String> = (0..100_000).filter_map(push).map(|(_, line)| line).collect();
         let head = got.len();
-        kept.end(|_, line| got.push(line.to_owned()));
+        got.extend(kept.end().into_iter().map(|(_, line)| line));
         assert!(got[0].starts_with("line 0 ") && got[got.len() - 1].starts_with("line 99999 "));
         assert!(got[head].starts_with("… ") && got[head].contains("left out here"), "{}", got[head]);
         let bytes: usize = got.iter().map(|line| line.len() + 1).sum();

@@ -131,9 +131,9 @@ pub fn commit(connection: &Connection, writes: &[Write], now_ms: i64) -> catalog
             }
             Change::Delete => {}
         }
-        if matches!(namespace, Namespace::Job(_)) {
-            // Build's own namespace: the next one is to notice that it is not as it left it.
-            kv::set_scope(connection, &name, None)?;
+        if matches!(namespace, Namespace::Job(_) | Namespace::JobVars(_)) {
+            // The workspace has a say there: the next build is to notice that it is not as it left it.
+            kv::set_scope(connection, &name, Some(&[0; 32]))?;
         }
     }
     Ok(())

@@ -74,7 +74,9 @@ impl Report {
         let failed: Vec<&Ran> = self.ran.iter().filter(|ran| ran.hook == *hook && ran.outcome != Outcome::Ok).collect();
         let (job, event) = (&self.job, self.event.word());
         let of = if all == 1 { String::new() } else { format!(" for {} of {all} allocations", failed.len()) };
-        let mut problem = Diagnostic::new(Code::HookFailed, format!("job {job}: {hook} failed{of} ({event})"));
+        let interrupted = failed.iter().all(|ran| ran.outcome == Outcome::Interrupted);
+        let what = if interrupted { "was interrupted" } else { "failed" };
+        let mut problem = Diagnostic::new(Code::HookFailed, format!("job {job}: {hook} {what}{of} ({event})"));
         for (n, ran) in failed.iter().take(NAMED).enumerate() {
             problem = problem.note(format!("{}: {}", ran.host, ran.outcome));
             let lines = ran.last.iter().filter(|_| n < SHOWN);
@@ -86,8 +88,12 @@ impl Report {
         if failed.len() > NAMED {
             problem = problem.note(format!("and {} more", failed.len() - NAMED));
         }
-        if let Some(ran) = failed.first() {
-            problem = problem.note(format!("the whole output is in logs/{}.log", ran.host));
+        problem = match failed[..] {
+            [one] => problem.note(format!("the whole output is in logs/{}.log", one.host)),
+            _ => problem.note("the whole output of each is in logs/<host>.log"),
+        };
+        if interrupted {
+            return problem;
         }
         let timed_out = failed.iter().any(|ran| matches!(ran.outcome, Outcome::TimedOut { .. }));
         match (timed_out, self.by_hand.contains(hook)) {
@@ -148,7 +154,7 @@ mod tests {
         assert_eq!(
             problems[0].to_string(),
             "error[MD0090]: job api: hook_x failed for 2 of 3 allocations (cli)\n  w1: exit code 3\n    | one\n    ! \
-             e\\u{1b}[2Jrr\n  w3: ended by signal 9\n  the whole output is in logs/w1.log\n  do: correct it and maand \
+             e\\u{1b}[2Jrr\n  w3: ended by signal 9\n  the whole output of each is in logs/<host>.log\n  do: correct it and maand \
              build; try it with maand hooks hook_x api --verbose"
         );
     }

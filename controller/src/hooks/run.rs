@@ -21,6 +21,8 @@ use crate::clock;
 const GRACE: Duration = Duration::from_secs(10);
 /// The same for what a hook that has ended left behind.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the kernel may take to end what was killed.
+const KILLED: Duration = Duration::from_millis(500);
 /// How long output is waited for once the whole group is gone.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How often a group is looked at that cannot be waited for.
@@ -77,11 +79,20 @@ pub(super) struct Ended {
     pub(super) last: Vec<Line>,
 }
 
-/// Who gets the lines: whether it is of standard error, and the line.
-pub(super) type Give = Arc<dyn Fn(bool, &str) + Send + Sync>;
+/// Who gets the lines, those of one read at once.
+pub(super) type Give = Arc<dyn Fn(&[Line]) + Send + Sync>;
+
+/// How the operator ends what runs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    /// With time to clean up.
+    pub(super) ask: CancellationToken,
+    /// At once.
+    pub(super) now: CancellationToken,
+}
 
 /// Runs a process to its end.
-pub(super) async fn run(process: Process, cancel: &CancellationToken, give: Give) -> Ended {
+pub(super) async fn run(process: Process, stop: &Stop, give: Give) -> Ended {
     let begin = clock::instant();
     let ended = |outcome, lingered, last| Ended { outcome, duration: begin.elapsed(), lingered, last };
     let spawned = Command::new(&process.program)
@@ -111,7 +122,7 @@ pub(super) async fn run(process: Process, cancel: &CancellationToken, give: Give
     let ending = tokio::select! {
         biased;
         status = child.wait() => Ok(status),
-        () = cancel.cancelled() => Err(Outcome::Interrupted),
+        () = stop.ask.cancelled() => Err(Outcome::Interrupted),
         () = tokio::time::sleep(process.timeout) => Err(Outcome::TimedOut { after_s: process.timeout.as_secs() }),
     };
     let outcome = match ending {
@@ -119,7 +130,12 @@ pub(super) async fn run(process: Process, cancel: &CancellationToken, give: Give
         Ok(Err(error)) => Outcome::NotStarted { why: format!("it cannot be waited for: {error}") },
         Err(outcome) => {
             signal(group, Signal::TERM);
-            if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+            let ended = tokio::select! {
+                _ = child.wait() => true,
+                () = stop.now.cancelled() => false,
+                () = tokio::time::sleep(GRACE) => false,
+            };
+            if !ended {
                 signal(group, Signal::KILL);
                 drop(tokio::time::timeout(GRACE, child.wait()).await);
             }
@@ -135,7 +151,7 @@ pub(super) async fn run(process: Process, cancel: &CancellationToken, give: Give
         }
     }
     let mut kept = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
-    kept.end(|stderr, line| give(stderr, line));
+    pass_on(&give, &kept.end());
     ended(outcome, lingered, kept.last())
 }
 
@@ -167,7 +183,18 @@ async fn end_group(group: Option<Pid>) -> bool {
         tokio::time::sleep(LOOK).await;
     }
     signal(group, Signal::KILL);
+    // Killed is not yet gone; a zombie that nobody reaps must not hold this up.
+    let end = clock::instant() + KILLED;
+    while alive() && clock::instant() < end {
+        tokio::time::sleep(LOOK).await;
+    }
     true
+}
+
+fn pass_on(give: &Give, lines: &[Line]) {
+    if !lines.is_empty() {
+        give(lines);
+    }
 }
 
 /// Passes a stream's lines on until it ends.
@@ -180,17 +207,28 @@ fn read(
     tokio::spawn(async move {
         let mut lines = Lines::default();
         let mut chunk = vec![0; CHUNK];
-        let push = |line: String| {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.push(stderr, line, |stderr, line| give(stderr, line));
-        };
         loop {
-            match pipe.read(&mut chunk).await {
-                Ok(0) | Err(_) => break,
-                Ok(len) => lines.feed(&chunk[..len], push),
+            let read = pipe.read(&mut chunk).await;
+            let mut whole = Vec::new();
+            let more = match read {
+                Ok(0) | Err(_) => {
+                    lines.end(|line| whole.push(line));
+                    false
+                }
+                Ok(len) => {
+                    lines.feed(&chunk[..len], |line| whole.push(line));
+                    true
+                }
+            };
+            let first: Vec<Line> = {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                whole.into_iter().filter_map(|line| kept.push(stderr, line)).collect()
+            };
+            pass_on(&give, &first);
+            if !more {
+                return;
             }
         }
-        lines.end(push);
     })
 }
 
@@ -215,9 +253,11 @@ mod tests {
     fn ended(process: Process) -> (Ended, Vec<String>) {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let to = lines.clone();
-        let give: Give =
-            Arc::new(move |stderr, line| to.lock().unwrap().push(format!("{}{line}", if stderr { "!" } else { "|" })));
-        let ended = runtime().block_on(run(process, &CancellationToken::new(), give));
+        let give: Give = Arc::new(move |all| {
+            let line = |(stderr, line): &Line| format!("{}{line}", if *stderr { "!" } else { "|" });
+            to.lock().unwrap().extend(all.iter().map(line));
+        });
+        let ended = runtime().block_on(run(process, &Stop::default(), give));
         let lines = lines.lock().unwrap().clone();
         (ended, lines)
     }
@@ -262,15 +302,20 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_hook_is_ended() {
-        let cancel = CancellationToken::new();
-        let handle = cancel.clone();
-        let give: Give = Arc::new(move |_, line| {
-            if line == "ready" {
-                handle.cancel()
-            }
-        });
-        let ended = runtime().block_on(run(sh("echo ready; sleep 300", 600), &cancel, give));
-        assert_eq!(ended.outcome, Outcome::Interrupted);
+    fn an_interrupted_hook_is_ended_and_at_once_when_asked_twice() {
+        let interrupt = |script: &str, twice: bool| {
+            let stop = Stop::default();
+            let handle = stop.clone();
+            let give: Give = Arc::new(move |_| {
+                handle.ask.cancel();
+                if twice {
+                    handle.now.cancel();
+                }
+            });
+            runtime().block_on(run(sh(script, 600), &stop, give))
+        };
+        assert_eq!(interrupt("echo ready; exec sleep 300", false).outcome, Outcome::Interrupted);
+        let deaf = interrupt("trap '' TERM; echo ready; sleep 300; sleep 300", true);
+        assert!(deaf.outcome == Outcome::Interrupted && deaf.duration < GRACE, "{deaf:?}");
     }
 }

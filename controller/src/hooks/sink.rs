@@ -4,6 +4,7 @@ use std::fmt;
 
 use shared::{Host, JobName, Name, RunId};
 
+use super::output::Line as Printed;
 use super::run::Outcome;
 use crate::clock;
 use crate::model::HookEvent;
@@ -26,8 +27,8 @@ pub struct Who<'a> {
 pub trait Sink: Send + Sync + fmt::Debug {
     /// A process begins.
     fn started(&self, who: &Who<'_>);
-    /// It printed a line, of bounded length; control characters are as they came.
-    fn line(&self, who: &Who<'_>, stderr: bool, line: &str);
+    /// It printed lines, of bounded length; control characters are as they came.
+    fn lines(&self, who: &Who<'_>, lines: &[Printed]);
     /// Something deserves a word: what a hook left behind, a request that was refused. `None` when nobody
     /// knows who asked.
     fn warning(&self, who: Option<&Who<'_>>, message: &str);
@@ -57,8 +58,8 @@ impl fmt::Debug for Logged {
 }
 
 impl Logged {
-    fn write(&self, who: Option<&Who<'_>>, line: Line<'_>) {
-        let line = Line {
+    fn write<'a>(&'a self, who: Option<&Who<'a>>, lines: impl IntoIterator<Item = Line<'a>>) {
+        let whole = |line| Line {
             maand: self.maand,
             run: Some(self.run),
             worker: who.map(|who| who.host),
@@ -67,7 +68,7 @@ impl Logged {
             action: who.map(|who| who.hook.as_str()),
             ..line
         };
-        self.log.write(clock::now_ms(), &[line]);
+        self.log.write(clock::now_ms(), &lines.into_iter().map(whole).collect::<Vec<_>>());
     }
 
     fn show(&self, who: &Who<'_>, stderr: bool, line: &str) {
@@ -79,17 +80,21 @@ impl Logged {
 
 impl Sink for Logged {
     fn started(&self, who: &Who<'_>) {
-        self.write(Some(who), Line { event: Some("hook_started"), ..Line::default() });
+        self.write(Some(who), [Line { event: Some("hook_started"), ..Line::default() }]);
     }
 
-    fn line(&self, who: &Who<'_>, stderr: bool, line: &str) {
-        let stream = if stderr { "stderr" } else { "stdout" };
-        self.write(Some(who), Line { stream: Some(stream), msg: Some(line), ..Line::default() });
-        self.show(who, stderr, line);
+    fn lines(&self, who: &Who<'_>, lines: &[Printed]) {
+        let logged = lines.iter().map(|(stderr, text)| Line {
+            stream: Some(if *stderr { "stderr" } else { "stdout" }),
+            msg: Some(text),
+            ..Line::default()
+        });
+        self.write(Some(who), logged);
+        lines.iter().for_each(|(stderr, line)| self.show(who, *stderr, line));
     }
 
     fn warning(&self, who: Option<&Who<'_>>, message: &str) {
-        self.write(who, Line { level: "warn", event: Some("hook_warned"), msg: Some(message), ..Line::default() });
+        self.write(who, [Line { level: "warn", event: Some("hook_warned"), msg: Some(message), ..Line::default() }]);
         if let Some(who) = who {
             self.show(who, true, message);
         }
@@ -106,7 +111,7 @@ impl Sink for Logged {
         let duration_ms = Some(duration_ms);
         self.write(
             Some(who),
-            Line { level, event: Some("hook_ended"), exit, duration_ms, msg: Some(&said), ..Line::default() },
+            [Line { level, event: Some("hook_ended"), exit, duration_ms, msg: Some(&said), ..Line::default() }],
         );
     }
 }

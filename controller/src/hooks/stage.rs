@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use shared::digest::HashingWriter;
@@ -24,6 +25,10 @@ pub(super) const MODULES: &str = "_modules";
 const NOT_STAGED: &str = "_prometheus";
 /// Held by the command that a directory belongs to, for as long as it lives.
 const LOCK: &str = ".lock";
+/// How long another command may take to make its own.
+const TURN: Duration = Duration::from_secs(10);
+/// How often is looked whether it has.
+const LOOK: Duration = Duration::from_millis(5);
 /// What scripts import.
 const SDK: [(&str, &str); 2] = [("maand.py", include_str!("sdk/maand.py")), ("maand.ts", include_str!("sdk/maand.ts"))];
 
@@ -46,7 +51,7 @@ impl Stages {
         private_dir(&all)?;
         // One at a time: a directory without its lock yet must not look like one that was left.
         let turn = File::options().write(true).create(true).truncate(false).mode(0o600).open(all.join(LOCK))?;
-        flock(&turn, FlockOperation::LockExclusive)?;
+        take(&turn, &all)?;
         for entry in std::fs::read_dir(&all)?.flatten() {
             if entry.path().is_dir() && left(&entry.path()) {
                 remove(&entry.path());
@@ -120,6 +125,19 @@ impl Drop for Stage {
     fn drop(&mut self) {
         remove(&self.dir);
     }
+}
+
+/// Waits for another command's turn to end, which is short.
+fn take(turn: &File, dir: &Path) -> io::Result<()> {
+    let end = clock::instant() + TURN;
+    while flock(turn, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if clock::instant() >= end {
+            let why = format!("another maand has held {} for {} s", dir.join(LOCK).display(), TURN.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 /// Whether the command that made a directory is gone.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use shared::diagnostic::chain;
 use shared::{Host, JobName, Name, WorkerId};
-use tokio_util::sync::CancellationToken;
 
 use super::Call;
 use super::api::{Api, Demanding, Invocation};
@@ -14,7 +14,7 @@ use super::env::{self, Extras, Subject};
 use super::interpreter::Interpreter;
 use super::overlay::Overlay;
 use super::report::Ran;
-use super::run::{self, Outcome, Process};
+use super::run::{self, Outcome, Process, Stop};
 use super::sink::Sink;
 use super::stage::{CertFile, Stages};
 use super::values::Values;
@@ -98,7 +98,7 @@ impl Inner {
         hook: &OneHook,
         target: &Allocation,
         index: Option<usize>,
-        cancel: &CancellationToken,
+        stop: &Stop,
     ) -> Ran {
         let ran = |outcome, duration_ms, last| Ran {
             hook: hook.name.clone(),
@@ -108,7 +108,7 @@ impl Inner {
             duration_ms,
             last,
         };
-        if cancel.is_cancelled() {
+        if stop.ask.is_cancelled() {
             return ran(Outcome::Interrupted, 0, Vec::new());
         }
         let not_started = |why: String| ran(Outcome::NotStarted { why }, 0, Vec::new());
@@ -123,6 +123,7 @@ impl Inner {
             demands: hook.demands.clone(),
             workers: hook.workers.clone(),
             overlay: hook.overlay.clone(),
+            refused: AtomicU32::new(0),
         });
         let pass = match pass {
             Ok(pass) => pass,
@@ -155,9 +156,9 @@ impl Inner {
         sink.started(&who);
         let give: run::Give = {
             let sink = sink.clone();
-            Arc::new(move |stderr, line| sink.line(&invocation.who(), stderr, line))
+            Arc::new(move |lines| sink.lines(&invocation.who(), lines))
         };
-        let ended = run::run(process, cancel, give).await;
+        let ended = run::run(process, stop, give).await;
         let held = pass.end();
         if ended.lingered {
             sink.warning(Some(&who), &format!("{} left processes running: they were ended with it", hook.name));

@@ -89,8 +89,11 @@ impl Values {
         Ok(keys)
     }
 
-    /// Writes a value.
+    /// Writes a value. What it is already is no write.
     pub(super) fn put(&self, over: &Overlay, namespace: Namespace, key: String, value: String) -> Result<(), Error> {
+        if self.get(over, &namespace, &key)?.is_some_and(|known| *known == value) {
+            return Ok(());
+        }
         Ok(over.put(namespace, key, Change::Value(value))?)
     }
 

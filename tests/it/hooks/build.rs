@@ -71,3 +71,25 @@ fn drained_and_removed_allocations_have_none() {
     bucket.maand(&["build"]).expect(0);
     assert_eq!(ran(&bucket), ["a@w2"]);
 }
+
+#[test]
+fn what_the_workspace_says_wins_at_the_next_build_and_a_job_that_goes_takes_its_keys_along() {
+    let bucket = workers(2);
+    let script = "import maand\nmaand.put_job_variable('k', 'hook').raise_for_status()\n\
+                  maand.put_job_variable('own', 'hook').raise_for_status()\n\
+                  maand.put_rollout_order(['w2', 'w1']).raise_for_status()\n";
+    job(&bucket, "a", &[("hook_x", json!({"executed_on": ["cli"]}), script)]);
+    job(&bucket, "b", &[]);
+    bucket.write("workspace/jobs/a/vars.toml", "k = \"workspace\"\n");
+    bucket.maand(&["build"]).expect(0);
+    bucket.maand(&["hooks", "hook_x"]).expect(0);
+    let vars = |k: &str| vec![("k".to_owned(), k.to_owned()), ("own".to_owned(), "hook".to_owned())];
+    assert_eq!(live(&bucket, "vars/job/a"), vars("hook"));
+    bucket.maand(&["build"]).expect(0);
+    assert_eq!(live(&bucket, "vars/job/a"), vars("workspace"));
+    bucket.maand(&["hooks", "hook_x"]).expect(0);
+    std::fs::remove_dir_all(bucket.path("workspace/jobs/a")).unwrap();
+    bucket.maand(&["build"]).expect(0);
+    assert_eq!(live(&bucket, "maand/job/a"), [], "build's own go");
+    assert_eq!(live(&bucket, "vars/job/a"), vars("hook"), "what hooks wrote stays until gc");
+}

@@ -74,6 +74,8 @@ fn what_each_job_wrote_is_kept_or_forgotten_by_itself() {
 #[test]
 fn names_that_do_not_fit_say_what_does() {
     let bucket = workers(1);
+    let output = bucket.maand(&["hooks", "hook_x"]).expect(3);
+    assert!(output.stderr.contains("error[MD0068]: this bucket has not been built\n  do: run maand build"));
     job(&bucket, "api", &[("hook_x", json!({"executed_on": ["cli"]}), "pass\n")]);
     job(&bucket, "web", &[("hook_deploy", json!({"executed_on": ["pre_deploy", "post_build"]}), "pass\n")]);
     bucket.maand(&["build"]).expect(0);

@@ -83,12 +83,12 @@ fn a_line_of_megabytes_neither_hangs_nor_fills_the_log() {
 
 #[test]
 fn of_endless_output_the_beginning_and_the_end_are_kept() {
-    let bucket = built(1, "for n in range(200000): print('line', n, 'x' * 20)\nraise SystemExit(1)\n");
+    let bucket = built(1, "for n in range(60000): print(f'line {n} ' + 'x' * 40)\nraise SystemExit(1)\n");
     let output = bucket.maand(&["hooks", "hook_x"]).expect(1);
-    assert!(output.stderr.contains("    | line 199999 xxx"), "{}", output.stderr);
+    assert!(output.stderr.contains("    | line 59999 xxx"), "{}", output.stderr);
     let log = bucket.read("logs/w1.log");
-    assert!(log.contains("msg=\"line 0 ") && log.contains("msg=\"line 199999 "));
-    assert!(log.contains("of output left out here …\"") && !log.contains("msg=\"line 100000 "));
+    assert!(log.contains("msg=\"line 0 ") && log.contains("msg=\"line 59999 "));
+    assert!(log.contains("of output left out here …\"") && !log.contains("msg=\"line 40000 "));
 }
 
 #[test]
@@ -205,6 +205,16 @@ fn a_namespace_that_is_not_for_it_stays_closed_and_says_so() {
     assert!(output.stderr.contains(last), "{}", output.stderr);
     let log = bucket.read("logs/w1.log");
     assert!(log.contains("event=hook_warned") && log.contains("vars/job/other may not be read"), "{log}");
+}
+
+#[test]
+fn one_that_asks_for_what_it_may_not_again_and_again_does_not_fill_the_log() {
+    let script = "import maand\nfor n in range(300): maand.get_store_value('vars/job/other', 'k')\n";
+    let bucket = built(1, script);
+    bucket.maand(&["hooks", "hook_x"]).expect(0);
+    let log = bucket.read("logs/w1.log");
+    assert_eq!(log.matches("vars/job/other may not be read").count(), 100);
+    assert_eq!(log.matches("more requests are refused, which is not logged any more").count(), 1);
 }
 
 #[test]

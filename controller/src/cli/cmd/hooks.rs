@@ -66,6 +66,10 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let settings = Settings::load(&context.bucket)?;
     let mut catalog = context.catalog()?;
     let snapshot = catalog.read(|tx| read::snapshot(tx))?;
+    if snapshot.built_at_ms.is_none() {
+        let problem = Diagnostic::new(Code::NotBuilt, "this bucket has not been built");
+        return Err(Failure::new(Exit::Input, problem.remedy("run maand build: it puts the hooks into the catalog")));
+    }
     let (hook, jobs) = chosen(&snapshot, &args.hook, args.job.as_deref())?;
     let show = args.verbose.then(|| shown(&context.ui));
     let runner = start(&context.bucket, &settings, "hooks", RunId::from_uuid(clock::run_uuid()), show)?;

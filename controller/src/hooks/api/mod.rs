@@ -5,13 +5,14 @@
 mod answer;
 mod body;
 mod kv;
+mod listen;
 pub mod openapi;
 mod routes;
 mod semaphore;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,14 +21,10 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::routing::{MethodFilter, on};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use shared::{AllocId, Host, JobName, Name, RunId, WorkerId};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tower::ServiceExt as _;
 
 use self::answer::{Answer, Refusal};
 use self::routes::{Endpoint, ROUTES};
@@ -43,14 +40,10 @@ pub use self::work::{Answering, Done, NoWorkers, NotDone, Order, Work, Workers};
 
 /// Longest body, bytes.
 const MAX_BODY: usize = 1 << 20;
-/// Time for a request's head, and between two of a connection.
-const HEAD: Duration = Duration::from_secs(30);
 /// Time for a request's body.
 const BODY: Duration = Duration::from_secs(10);
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 1024;
-/// Pause after an accept that failed (no descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Refused requests of one process that are logged.
+const MAX_WARNINGS: u32 = 100;
 
 /// A hook of another job that demands the one that runs.
 #[derive(Debug)]
@@ -79,6 +72,8 @@ pub(super) struct Invocation {
     pub(super) workers: Arc<Vec<(Host, WorkerId)>>,
     /// Where its writes go.
     pub(super) overlay: Arc<Overlay>,
+    /// Requests that were refused.
+    pub(super) refused: AtomicU32,
 }
 
 impl Invocation {
@@ -102,9 +97,22 @@ pub(super) struct Shared {
     workers: Arc<dyn Workers>,
     sink: Arc<dyn Sink>,
     run: RunId,
+    /// Requests of nobody that were refused.
+    refused: AtomicU32,
 }
 
 impl Shared {
+    /// A refusal for the logs, as long as there are not too many.
+    fn warn(&self, invocation: Option<&Invocation>, message: &str) {
+        let counter = invocation.map_or(&self.refused, |invocation| &invocation.refused);
+        let message = match counter.fetch_add(1, Ordering::Relaxed) {
+            0..MAX_WARNINGS => message,
+            MAX_WARNINGS => "more requests are refused, which is not logged any more",
+            _ => return,
+        };
+        self.sink.warning(invocation.map(Invocation::who).as_ref(), message);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Invocation>>> {
         self.invocations.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -144,8 +152,9 @@ impl Api {
             workers,
             sink,
             run,
+            refused: AtomicU32::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, shared.clone())).abort_handle();
+        let accepting = tokio::spawn(listen::accept(listener, router(&shared))).abort_handle();
         Ok(Self { shared, url, accepting })
     }
 
@@ -217,55 +226,6 @@ impl Caller {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let app = router(&shared);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = Connections::default();
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "hook_api_accept_failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Over the bound a connection is closed at once.
-        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        drop(stream.set_nodelay(true));
-        let service = TowerToHyperService::new(
-            app.clone().map_request(|request: hyper::Request<hyper::body::Incoming>| request.map(Body::new)),
-        );
-        let task = tokio::spawn(async move {
-            let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(64).max_buf_size(16 << 10);
-            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "hook_api_connection_broke");
-            }
-            drop(slot);
-        });
-        connections.add(task.abort_handle());
-    }
-}
-
-/// Connections that end with the listener.
-#[derive(Default)]
-struct Connections(Mutex<Vec<tokio::task::AbortHandle>>);
-
-impl Connections {
-    fn add(&self, handle: tokio::task::AbortHandle) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|other| !other.is_finished());
-        all.push(handle);
-    }
-}
-
-impl Drop for Connections {
-    fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(tokio::task::AbortHandle::abort);
-    }
-}
-
 fn router(shared: &Arc<Shared>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
@@ -293,7 +253,7 @@ async fn serve(shared: &Arc<Shared>, endpoint: Endpoint, request: Request) -> Re
     let caller = match identify(shared, request.headers()) {
         Ok(caller) => caller,
         Err(refusal) => {
-            shared.sink.warning(None, &format!("{} {}: {}", request.method(), request.uri().path(), refusal.message));
+            shared.warn(None, &format!("{} {}: {}", request.method(), request.uri().path(), refusal.message));
             return refusal.answer();
         }
     };
@@ -304,7 +264,7 @@ async fn serve(shared: &Arc<Shared>, endpoint: Endpoint, request: Request) -> Re
             // A key that is not there is an answer like others.
             if refusal.status != StatusCode::NOT_FOUND {
                 let message = format!("{what}: {} {}", refusal.status.as_u16(), refusal.message);
-                shared.sink.warning(Some(&caller.invocation.who()), &message);
+                shared.warn(Some(&caller.invocation), &message);
             }
             refusal.answer()
         }

@@ -10,10 +10,17 @@ pub fn document() -> Value {
     let mut schemas = Map::new();
     for route in ROUTES {
         let mut operation = json!({ "summary": route.about, "operationId": format!("{:?}", route.endpoint) });
+        let mut statuses = [&[400, 401, 405, 500], route.statuses].concat();
         if let Some((name, schema)) = route.takes {
-            schemas.insert(name.to_owned(), schema());
+            statuses.extend([408, 413]);
             let content = json!({ "application/json": { "schema": reference(name) } });
-            operation["requestBody"] = json!({ "required": true, "content": content });
+            let in_query = matches!(route.method, "GET" | "DELETE");
+            // Both are taken there; a client that is made of this sends the query.
+            if in_query {
+                operation["parameters"] = parameters(&schema());
+            }
+            operation["requestBody"] = json!({ "required": !in_query, "content": content });
+            schemas.insert(name.to_owned(), schema());
         }
         let mut responses = Map::new();
         let done = match route.answers {
@@ -25,11 +32,11 @@ pub fn document() -> Value {
             }
         };
         responses.insert("200".to_owned(), done);
-        let mut statuses = [&[400, 401, 405, 413, 500], route.statuses].concat();
         statuses.sort_unstable();
+        statuses.dedup();
         for status in statuses {
-            let description = json!({ "description": meaning(status), "content": { "text/plain": {} } });
-            responses.insert(status.to_string(), description);
+            let said = if status == 405 { json!({}) } else { json!({ "text/plain": {} }) };
+            responses.insert(status.to_string(), json!({ "description": meaning(status), "content": said }));
         }
         operation["responses"] = responses.into();
         let methods = paths.entry(route.path).or_insert_with(|| json!({}));
@@ -59,6 +66,18 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
+/// The fields of a schema, as a query has them.
+fn parameters(schema: &Value) -> Value {
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    let one = |(name, field): (&String, &Value)| {
+        let mut field = field.clone();
+        let about = field.as_object_mut().and_then(|field| field.remove("description")).unwrap_or_default();
+        let required = required.iter().any(|needed| needed == name);
+        json!({ "name": name, "in": "query", "required": required, "description": about, "schema": field })
+    };
+    schema["properties"].as_object().into_iter().flatten().map(one).collect()
+}
+
 /// What a status means, wherever it is answered.
 const fn meaning(status: u16) -> &'static str {
     match status {
@@ -66,7 +85,7 @@ const fn meaning(status: u16) -> &'static str {
         401 => "The token is missing or unknown, or a header does not agree with it",
         404 => "There is no such key",
         405 => "Another method; the body is empty",
-        408 => "The wait timed out",
+        408 => "A semaphore was not free in time, or the body took longer than 10 s",
         409 => "The semaphore has another capacity, or is not held; or the worker refused",
         413 => "The body is longer than 1 MiB",
         501 => "This command cannot run anything on workers",

@@ -38,7 +38,7 @@ pub(super) struct Route {
     pub(super) takes: Option<Schema>,
     /// Schema of what it answers; `None` is an empty body.
     pub(super) answers: Option<Schema>,
-    /// Statuses besides 200, 400, 401, 405 and 500, which all have.
+    /// Statuses besides 200, 400, 401, 405 and 500, which all have, and 408 and 413 of those with a body.
     pub(super) statuses: &'static [u16],
 }
 
@@ -76,7 +76,7 @@ routes! {
     PUT "/kv/secret" => SecretPut, (Entry) -> () &[], "Write a secret of the own job";
     DELETE "/kv/secret" => SecretDelete, (Place) -> () &[404], "Delete a secret of the own job";
     GET "/demands" => Demands, () -> (Demands) &[], "List the hooks of other jobs that demand this hook";
-    POST "/semaphore/acquire" => Acquire, (Acquire) -> (Acquired) &[408, 409], "Wait for a semaphore, first come first served";
+    POST "/semaphore/acquire" => Acquire, (Acquire) -> (Acquired) &[409], "Wait for a semaphore, first come first served";
     POST "/semaphore/release" => Release, (Named) -> () &[409], "Give a semaphore back; the end of the process does it too";
     GET "/semaphore/status" => Status, (Named) -> (Status) &[], "How a semaphore stands";
     POST "/make" => Make, (Make) -> (Done) &[409, 501, 503], "Run a make target of the own job on a worker, by its agent";
