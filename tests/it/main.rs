@@ -11,7 +11,6 @@ mod dev;
 mod docs;
 mod edits;
 mod faults;
-mod faults;
 mod health;
 mod help;
 mod hooks;
