@@ -11,5 +11,6 @@ mod faults;
 mod health;
 mod join;
 mod namespaces;
+mod rollout;
 mod rules;
 mod sim;

@@ -144,7 +144,7 @@ impl Driver {
             rows::load_jobs(tx, run).map(Some)
         })?;
         Ok(jobs.map(|jobs| {
-            let rollout = Rollout::resumed(jobs, limits);
+            let rollout = Rollout::resumed(jobs, limits, now_ms);
             let attended = open.attended;
             Self { run, update_seq: open.update_seq, owner, attended, rollout, accepted: BTreeMap::new() }
         }))
