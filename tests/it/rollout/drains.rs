@@ -26,7 +26,7 @@ fn a_drained_allocation_is_stopped_once_and_starts_when_it_is_enabled() {
             format!("{} {}", row["namespace"].as_str().unwrap(), row["key"].as_str().unwrap())
         };
         let live = rows.as_array().unwrap().iter().filter(|row| row["deleted"] == false).map(of);
-        live.filter(|key| key.contains("/job/api")).collect()
+        live.filter(|key| key.contains(&format!("/job/api/worker/{}", fleet.hosts[1]))).collect()
     };
     let before = keys();
 

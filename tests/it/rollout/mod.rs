@@ -5,6 +5,7 @@ mod away;
 mod batches;
 mod budgets;
 mod drains;
+mod fleet;
 mod options;
 mod policies;
 mod removals;
