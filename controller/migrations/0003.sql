@@ -6,7 +6,7 @@ CREATE TABLE rolled (
   alloc_id TEXT PRIMARY KEY,
   may_run INTEGER NOT NULL DEFAULT 0, -- 1 from the release of a start until a stop has succeeded
   post_deploy TEXT,                   -- pending | success | failed; NULL when the job has no such hook
-  health_failed INTEGER NOT NULL DEFAULT 0, -- its last gate was not passed
+  health_failed INTEGER NOT NULL DEFAULT 0, -- 1: its last gate was not passed; 2: its last action did not end well
   deferred_at INTEGER,                -- since when its agent is waited for; NULL when it is not
   deferred_bundle TEXT,               -- what it gets when its agent is back
   deferred_version TEXT

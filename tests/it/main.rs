@@ -19,5 +19,6 @@ mod join;
 mod namespaces;
 mod operations;
 mod rerender;
+mod rollout;
 mod rules;
 mod sim;

@@ -4,6 +4,7 @@
 //! - [`programs`]: where the two programs are
 //! - [`bucket`]: a bucket in a temporary directory, and `maand` run in it
 //! - [`agents`]: agents as real processes
+//! - [`light`]: agents by the hundred, in the process of the test
 //! - [`process`]: a child that is ended when its test ends
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
@@ -11,6 +12,7 @@
 
 pub mod agents;
 pub mod bucket;
+pub mod light;
 pub mod namespace;
 pub mod poll;
 pub mod process;

@@ -11,6 +11,11 @@ use super::{During, Result, from_json, to_json};
 use crate::model::{PostDeploy, Snapshot};
 use crate::rollout::Release;
 
+/// `rolled.health_failed`: its last gate was not passed.
+pub(super) const UNHEALTHY: u8 = 1;
+/// The same: its last action did not end well.
+pub(super) const ACTION_FAILED: u8 = 2;
+
 /// A deploy begins: update_seq moves, and every worker is told of it, and of its allocations.
 pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_ms: i64) -> Result<()> {
     connection.execute("UPDATE bucket SET update_seq = ?1", [update_seq]).during("moving update_seq")?;
@@ -264,7 +269,9 @@ pub fn failed(connection: &Connection, alloc: AllocId, unhealthy: bool) -> Resul
             "UPDATE rolled SET health_failed = ?2, deferred_at = NULL, deferred_bundle = NULL, deferred_version = NULL \
              WHERE alloc_id = ?1",
         )
-        .and_then(|mut update| update.execute(params![alloc.to_string(), unhealthy]))
+        .and_then(|mut update| {
+            update.execute(params![alloc.to_string(), if unhealthy { UNHEALTHY } else { ACTION_FAILED }])
+        })
         .during("recording a failure")?;
     Ok(())
 }

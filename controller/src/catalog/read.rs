@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row};
 use shared::{BlobDigest, BucketId, JobName};
 
+use super::publish::{ACTION_FAILED, UNHEALTHY};
 use super::{During, Error, Result, from_json, parsed};
 use crate::compose::Reads;
 use crate::model::{Allocation, Deferral, FileKind, Job, JobFile, PostDeploy, Promoted, Rolled, Snapshot, Worker};
@@ -173,7 +174,7 @@ fn allocations(connection: &Connection) -> Result<Vec<Allocation>> {
                  r.deferred_at, r.deferred_bundle, r.deferred_version \
                FROM allocation a LEFT JOIN promoted p USING (alloc_id) LEFT JOIN rolled r USING (alloc_id) \
                LEFT JOIN worker w USING (worker_id) \
-               ORDER BY a.job, w.position, a.host";
+               ORDER BY a.job, w.position IS NULL, w.position, a.host";
     collect(connection, "reading the allocations", sql, |row| {
         let digest = |at: usize| -> Result<Option<_>> {
             let text: Option<String> = row.get(at).during("reading an allocation")?;
@@ -221,7 +222,9 @@ fn rolled(row: &Row<'_>, at: usize) -> Result<Option<Rolled>> {
             version: text(row, at + 5)?,
         }),
     };
-    Ok(Some(Rolled { may_run, post_deploy, health_failed: row.get(at + 2).during(reading)?, deferred }))
+    let unproved: u8 = row.get(at + 2).during(reading)?;
+    let (health_failed, action_failed) = (unproved == UNHEALTHY, unproved == ACTION_FAILED);
+    Ok(Some(Rolled { may_run, post_deploy, health_failed, action_failed, deferred }))
 }
 
 fn inputs(row: &Row<'_>, at: usize) -> Result<Option<[u8; 32]>> {

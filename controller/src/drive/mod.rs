@@ -166,7 +166,7 @@ impl Driver {
             Ok(Some((rows::load_jobs(tx, run)?, read::snapshot(tx)?)))
         })?;
         Ok(jobs.map(|(jobs, snapshot)| {
-            let rollout = Rollout::resumed(jobs, limits);
+            let rollout = Rollout::resumed(jobs, limits, now_ms);
             let is_stale = snapshot.built_at_ms != open.built_ms;
             Self {
                 run,

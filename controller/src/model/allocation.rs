@@ -42,6 +42,8 @@ pub struct Rolled {
     pub post_deploy: Option<PostDeploy>,
     /// Its last gate was not passed.
     pub health_failed: bool,
+    /// Its last action did not end well, and was not for new content: what runs there is not proved.
+    pub action_failed: bool,
     /// Its agent was out of reach when its turn came; the deploy went on without it.
     pub deferred: Option<Deferral>,
 }
@@ -95,6 +97,11 @@ impl Allocation {
         self.rolled.as_ref().is_some_and(|rolled| rolled.may_run)
     }
 
+    /// Whether what was promoted is not proved any more: it was rolled again, and that did not end well.
+    pub fn is_unproved(&self) -> bool {
+        self.rolled.as_ref().is_some_and(|rolled| rolled.health_failed || rolled.action_failed)
+    }
+
     /// Version that was promoted; `0.0.0` when none was.
     pub fn current_version(&self) -> &str {
         self.promoted.as_ref().map_or("0.0.0", |promoted| &promoted.version)
@@ -117,7 +124,7 @@ impl Allocation {
             (_, _, None) => "new",
             (_, _, Some(_)) if self.start_pending => "new",
             (_, _, Some(_)) if self.rolled.as_ref().is_some_and(|rolled| rolled.health_failed) => "health_failed",
-            (_, _, Some(_)) if self.differs() => "restart",
+            (_, _, Some(_)) if self.differs() || self.is_unproved() => "restart",
             _ => "promoted",
         }
     }

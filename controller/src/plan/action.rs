@@ -64,7 +64,7 @@ pub fn decide(spec: &JobSpec, allocation: &Allocation, changed: Option<&[RelPath
     if allocation.promoted.is_none() || allocation.start_pending || !allocation.may_run() {
         return act(ActionKind::Start);
     }
-    if !asked.force && !allocation.differs() {
+    if !asked.force && !allocation.differs() && !allocation.is_unproved() {
         return Decision::Skip;
     }
     match spec.restart_policy {
@@ -178,6 +178,20 @@ mod tests {
             let mut stopped = allocation(Some((2, "0.9.0")));
             stopped.rolled = Some(Rolled::default());
             assert_eq!(decide(&spec(Never, &[]), &stopped, None, asked), act(Start));
+        }
+    }
+
+    #[test]
+    fn what_a_forced_restart_left_unproved_is_rolled_again() {
+        for rolled in [
+            Rolled { may_run: true, health_failed: true, ..Rolled::default() },
+            Rolled { may_run: true, action_failed: true, ..Rolled::default() },
+        ] {
+            let mut same = allocation(Some((1, "1.0.0")));
+            same.rolled = Some(rolled);
+            assert_eq!(decide(&spec(Always, &[]), &same, None, PLAIN), act(Restart));
+            assert_eq!(decide(&spec(RELOAD, &[]), &same, None, PLAIN), act(Reload));
+            assert_eq!(decide(&spec(Always, &[]), &same, None, SYNC), act(Sync));
         }
     }
 

@@ -223,8 +223,8 @@ pub enum Moved {
     Stopped(u64),
     /// It was taken off its worker.
     Removed,
-    /// It did not work.
-    Failed,
+    /// It did not work, for that reason.
+    Failed(String),
     /// It is asked for again, under a new id.
     Again(ActionKind),
     /// Its agent is out of reach; the rollout goes on without it, or ends with it named.
@@ -235,8 +235,8 @@ pub enum Moved {
     AssumedDead,
     /// Hooks of this event begin.
     Hooks(HookEvent),
-    /// The job ended well.
-    Done,
+    /// The job ended well, but for so many allocations.
+    Done(usize),
     /// The job was planned anew, and needs nothing.
     Skipped,
     /// The job waits for one that failed.

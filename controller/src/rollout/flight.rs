@@ -84,6 +84,24 @@ pub enum Why {
     },
 }
 
+impl Why {
+    /// In a few words, for a line of progress.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::NoResult { waited_ms, .. } => format!("no result after {} s", waited_ms / 1000),
+            Self::Outcome { outcome, .. } => match outcome {
+                Outcome::Failed { exit } => format!("exit {exit}"),
+                Outcome::TimedOut => "it took too long".to_owned(),
+                Outcome::Interrupted => "interrupted again and again".to_owned(),
+                Outcome::Refused { reason } => format!("refused: {reason}"),
+                Outcome::Ok => "ok".to_owned(),
+            },
+            Self::Unhealthy { problem } => format!("not healthy: {problem}"),
+            Self::Hook { problem } => problem.clone(),
+        }
+    }
+}
+
 /// What a report means for a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -172,14 +190,14 @@ impl Flight {
         news
     }
 
-    /// Whether its agent did not pick it up in time.
-    pub(super) fn is_out_of_reach(&self, now_ms: i64, pickup_ms: i64) -> bool {
-        self.is_open() && self.picked_up_ms.is_none() && now_ms - self.released_ms >= pickup_ms
+    /// Whether its agent did not pick it up in time, which somebody listened for since `driven_ms`.
+    pub(super) fn is_out_of_reach(&self, now_ms: i64, driven_ms: i64, pickup_ms: i64) -> bool {
+        self.is_open() && self.picked_up_ms.is_none() && now_ms - self.released_ms.max(driven_ms) >= pickup_ms
     }
 
-    /// What it failed of, when its result is overdue.
-    pub(super) fn overdue(&self, now_ms: i64, timeout_s: u64) -> Option<Why> {
-        let waited_ms = now_ms - self.picked_up_ms.filter(|_| self.is_open())?;
+    /// What it failed of, when its result is overdue, which somebody listened for since `driven_ms`.
+    pub(super) fn overdue(&self, now_ms: i64, driven_ms: i64, timeout_s: u64) -> Option<Why> {
+        let waited_ms = now_ms - self.picked_up_ms.filter(|_| self.is_open())?.max(driven_ms);
         let limit = i64::try_from(timeout_s.saturating_mul(1000)).unwrap_or(i64::MAX).saturating_add(GRACE_MS);
         (waited_ms >= limit).then(|| Why::NoResult { waited_ms, problem: self.problem.clone() })
     }

@@ -25,6 +25,8 @@ pub struct JobRollout {
     pub(super) probed: BTreeMap<AllocId, Probed>,
     /// What the driver has not written yet.
     pub(super) unsaved: Unsaved,
+    /// Since when this driver listens, milliseconds since 1970 UTC.
+    pub(super) driven_ms: i64,
 }
 
 /// What changed since the driver wrote it.
@@ -112,12 +114,12 @@ impl JobRollout {
     /// Nothing released yet.
     pub fn new(plan: JobPlan) -> Self {
         let unsaved = Unsaved { plan: true, phase: true, flights: BTreeSet::new() };
-        Self { plan, phase: Phase::Held, flights: BTreeMap::new(), probed: BTreeMap::new(), unsaved }
+        Self { plan, phase: Phase::Held, flights: BTreeMap::new(), probed: BTreeMap::new(), unsaved, driven_ms: 0 }
     }
 
     /// As it was written.
     pub fn loaded(plan: JobPlan, phase: Phase, flights: BTreeMap<AllocId, Flight>) -> Self {
-        Self { plan, phase, flights, probed: BTreeMap::new(), unsaved: Unsaved::default() }
+        Self { plan, phase, flights, probed: BTreeMap::new(), unsaved: Unsaved::default(), driven_ms: 0 }
     }
 
     /// What is to be written now; the driver writes it in the step's transaction.
@@ -191,10 +193,11 @@ impl JobRollout {
 
     pub(super) fn finish(&mut self, end: End, effects: &mut Vec<Effect>) {
         match &end {
-            End::Done if self.plan.is_required() => effects.push(self.moved(None, Moved::Done)),
+            End::Done if self.plan.is_required() => effects.push(self.moved(None, Moved::Done(self.failures().len()))),
             End::Done if self.plan.decides => effects.push(self.moved(None, Moved::Skipped)),
             End::Blocked { by } => effects.push(self.moved(None, Moved::Blocked(by.clone()))),
-            End::Failed { why: Some(_) } => effects.push(self.moved(None, Moved::Failed)),
+            End::Failed { why: Some(why) } => effects.push(self.moved(None, Moved::Failed(why.clone()))),
+            End::Failed { why: None } => effects.push(self.moved(None, Moved::Failed(String::new()))),
             _ => {}
         }
         self.set(Phase::Ended { end });
@@ -427,7 +430,7 @@ impl JobRollout {
                     Some(Ok(())) => {}
                     Some(Err(why)) => self.fail(alloc, why, effects),
                     None => {
-                        let since = flight.ended_ms.unwrap_or(flight.released_ms);
+                        let since = flight.ended_ms.unwrap_or(flight.released_ms).max(self.driven_ms);
                         if now_ms - since < self.plan.gate_limit_ms.saturating_add(GRACE_MS) {
                             return;
                         }

@@ -261,7 +261,7 @@ impl JobRollout {
 
     pub(super) fn fail(&mut self, alloc: AllocId, why: Why, effects: &mut Vec<Effect>) {
         let host = self.members().find(|(id, _)| *id == alloc).map(|(_, host)| host.clone());
-        effects.push(self.moved(host.as_ref(), Moved::Failed));
+        effects.push(self.moved(host.as_ref(), Moved::Failed(why.brief())));
         effects.push(Effect::Failed { alloc_id: alloc, unhealthy: matches!(why, Why::Unhealthy { .. }) });
         self.end_flight(alloc, Fate::Failed { why });
     }
@@ -307,9 +307,9 @@ impl JobRollout {
         let open: Vec<AllocId> = self.flights.iter().filter(|(_, f)| f.is_open()).map(|(alloc, _)| *alloc).collect();
         for alloc in open {
             let flight = &self.flights[&alloc];
-            if let Some(why) = flight.overdue(now_ms, self.plan.timeout_s) {
+            if let Some(why) = flight.overdue(now_ms, self.driven_ms, self.plan.timeout_s) {
                 self.fail(alloc, why, effects);
-            } else if flight.is_out_of_reach(now_ms, limits.pickup_ms) {
+            } else if flight.is_out_of_reach(now_ms, self.driven_ms, limits.pickup_ms) {
                 let Some(member) = self.member(alloc) else { continue };
                 match member.what {
                     What::Settle(step) => self.leave(&step, effects),

@@ -38,11 +38,13 @@ pub struct Rollout {
 impl Rollout {
     /// Nothing released yet.
     pub fn new(plan: &Plan, limits: Limits) -> Self {
-        Self::resumed(plan.jobs.iter().map(|job| JobRollout::new(job.clone())).collect(), limits)
+        Self::resumed(plan.jobs.iter().map(|job| JobRollout::new(job.clone())).collect(), limits, 0)
     }
 
-    /// As an earlier driver left it.
-    pub fn resumed(jobs: Vec<JobRollout>, limits: Limits) -> Self {
+    /// As an earlier driver left it, taken over at `now_ms`: until then nobody may have served agents or
+    /// listened to them, so that every limit begins anew.
+    pub fn resumed(mut jobs: Vec<JobRollout>, limits: Limits, now_ms: i64) -> Self {
+        jobs.iter_mut().for_each(|job| job.driven_ms = now_ms);
         let owned = |job: &JobRollout| {
             let name = job.plan.job.clone();
             job.members().map(move |(alloc, _)| (alloc, name.clone())).collect::<Vec<_>>()

@@ -166,7 +166,7 @@ impl World {
                 self.carry_out(effect, &real, &mut rollout, &mut course, (paused > 0, &mut waiting))?;
             }
             if self.random.chance(2) {
-                rollout = reloaded(&rollout);
+                rollout = reloaded(&rollout, self.now_ms);
                 // Hooks that the driver before had begun are begun again.
                 waiting.clear();
                 for effect in rollout.rouse() {
@@ -256,7 +256,8 @@ impl World {
                 let allocation = self.allocation(*alloc_id);
                 allocation.promoted = Some(Promoted { bundle: *bundle, version: version.clone() });
                 allocation.start_pending &= allocation.disabled;
-                self.rolled(*alloc_id).deferred = None;
+                let rolled = self.rolled(*alloc_id);
+                *rolled = Rolled { may_run: rolled.may_run, post_deploy: rolled.post_deploy, ..Rolled::default() };
             }
             Effect::Stopped { alloc_id } => self.rolled(*alloc_id).may_run = false,
             Effect::Removed { alloc_id } => {
@@ -266,7 +267,11 @@ impl World {
                 let allocation = self.allocation(*alloc_id);
                 (allocation.promoted, allocation.rolled) = (None, None);
             }
-            Effect::Failed { alloc_id, .. } => {
+            Effect::Failed { alloc_id, unhealthy } => {
+                if let Some(rolled) = &mut self.allocation(*alloc_id).rolled {
+                    (rolled.health_failed, rolled.action_failed) = (*unhealthy, !unhealthy);
+                    rolled.deferred = None;
+                }
                 if course.open.remove(alloc_id) {
                     *course.failed.entry(self.allocation(*alloc_id).job.clone()).or_default() += 1;
                 }
@@ -511,7 +516,7 @@ fn state_of<'a>(rollout: &'a Rollout, plan: &JobPlan) -> &'a JobRollout {
 }
 
 /// What a driver that takes over reads from the rows.
-fn reloaded(rollout: &Rollout) -> Rollout {
+fn reloaded(rollout: &Rollout, now_ms: i64) -> Rollout {
     let again = |job: &JobRollout| {
         let plan = serde_json::from_str(&serde_json::to_string(&job.plan).unwrap()).unwrap();
         let phase: Phase = serde_json::from_str(&serde_json::to_string(&job.phase).unwrap()).unwrap();
@@ -521,7 +526,7 @@ fn reloaded(rollout: &Rollout) -> Rollout {
             .map(|(alloc, flight)| (*alloc, serde_json::from_str(&serde_json::to_string(flight).unwrap()).unwrap()));
         JobRollout::loaded(plan, phase, flights.collect())
     };
-    Rollout::resumed(rollout.jobs().map(again).collect(), LIMITS)
+    Rollout::resumed(rollout.jobs().map(again).collect(), LIMITS, now_ms)
 }
 
 /// One to three jobs, of one to five allocations each.

@@ -150,7 +150,10 @@ fn phase(job: &JobRollout) -> String {
         Phase::Promoting => "files of drained allocations".to_owned(),
         Phase::Ended { end } => match end {
             End::Done if !job.plan.is_required() => "skipped".to_owned(),
-            End::Done => "done".to_owned(),
+            End::Done => match job.failures().len() {
+                0 => "done".to_owned(),
+                n => format!("done, but for {n} that failed"),
+            },
             End::Failed { why: Some(why) } => format!("failed: {}", shared::text::clean(why)),
             End::Failed { why: None } => "failed".to_owned(),
             End::Blocked { by } => format!("blocked: {by} failed"),

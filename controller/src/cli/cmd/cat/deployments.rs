@@ -9,19 +9,29 @@ use shared::api::v1::report::{ObservedAllocation, Phase, Process};
 use crate::catalog::{observed, read};
 use crate::cli::Context;
 use crate::cli::filter::Filter;
-use crate::cli::table::Table;
+use crate::cli::table::{Table, time};
 use crate::failure::Failure;
 use crate::model::{Allocation, Snapshot};
 
 /// List each allocation's rollout state
 #[derive(Debug, Default, clap::Args)]
-#[command(
-    after_long_help = "rollout:\n  new       never promoted here: the next deploy starts it\n  restart   content or \
-    version differs from what was promoted\n  promoted  in sync: a deploy skips it\n  disabled  drained by disabled.json; disabled_restart when its content differs\n  \
-    removed   no longer wanted here\n\ncurrent_hash is what the last build made, previous_hash what was promoted last.\n\
-    `agent` is empty while the worker has what was promoted and it is well; otherwise\nit says what the agent reported (\"stopped by hand\": by maand job stop).\n\n\
-    health: healthy, unhealthy, unknown (not checked: it does not run, or has only\njust been started), - without health_check in the manifest."
-)]
+#[command(after_long_help = "rollout:
+  new               never promoted here: the next deploy starts it
+  restart           content or version differs from what was promoted, or its last restart
+                    failed: the next deploy restarts, reloads or syncs it (restart_policy)
+  promoted          in sync: a deploy skips it, but for --force
+  health_failed     it did not pass its last gate: the next deploy rolls it again
+  disabled          drained and stopped; its files and key-values stay
+  disabled_restart  drained, with content or version that the next deploy brings; nothing runs
+  removed           no longer wanted here: the next deploy stops it, maand gc forgets it
+
+current_hash is what the last build made, previous_hash what was promoted last.
+post_deploy_status: pending, success or failed; empty without post_deploy hooks.
+agent: empty while the worker has what was promoted and it is well; otherwise what its agent
+reported (\"stopped by hand\": by maand job stop), or since when a deploy that went on without
+it waits for the agent.
+health: healthy, unhealthy, unknown (not checked: it does not run, or has only just been
+started), - without health_check in the manifest.")]
 pub struct Args {
     /// Only these jobs
     #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
@@ -50,6 +60,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         "new_version",
         "disabled",
         "removed",
+        "post_deploy_status",
         "agent",
         "health",
     ]);
@@ -62,9 +73,15 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let reported = reported.get(&allocation.alloc_id);
         let by_hand = promoted.is_some()
             && !allocation.start_pending
+            && allocation.is_active()
             && reported.is_some_and(|seen| seen.process == Process::Stopped && seen.phase == Phase::Idle);
-        let said = observed::difference(promoted, reported)
-            .or_else(|| (by_hand && allocation.is_active()).then(|| "stopped by hand".to_owned()));
+        let rolled = allocation.rolled.as_ref();
+        let post_deploy = rolled.and_then(|rolled| rolled.post_deploy).filter(|_| !allocation.removed);
+        let deferred = rolled.and_then(|rolled| rolled.deferred.as_ref());
+        let said = match deferred {
+            Some(deferral) => Some(format!("deferred since {}", time(deferral.since_ms))),
+            None => observed::difference(promoted, reported).or_else(|| by_hand.then(|| "stopped by hand".to_owned())),
+        };
         table.row(vec![
             allocation.job.as_str().into(),
             allocation.host.as_str().into(),
@@ -76,6 +93,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             allocation.new_version.as_str().into(),
             allocation.disabled.into(),
             allocation.removed.into(),
+            post_deploy.map_or(Value::Null, |status| status.word().into()),
             said.map_or(Value::Null, Value::from),
             health(&snapshot, allocation, reported).into(),
         ]);

@@ -74,7 +74,13 @@ impl Outcome {
             0 => String::new(),
             n => format!(", {n} stopped or removed"),
         };
-        ui.say(format_args!("deployed: {} allocations promoted{stopped} in {:.1} s", self.promoted, self.seconds));
+        let deferred = match self.deferred.len() {
+            0 => String::new(),
+            n => format!(", {n} deferred"),
+        };
+        let plural = if self.promoted == 1 { "" } else { "s" };
+        let (promoted, seconds) = (self.promoted, self.seconds);
+        ui.say(format_args!("deployed: {promoted} allocation{plural} promoted{stopped}{deferred} in {seconds:.1} s"));
     }
 }
 

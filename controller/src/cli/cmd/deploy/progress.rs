@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use shared::text::clean;
 use shared::{Host, JobName, RunId};
 
 use crate::cli::ui::Ui;
@@ -33,7 +34,8 @@ impl Shown {
 
     /// Shows one rollout.
     pub fn of<'a>(&'a self, ui: &'a Ui, log: &'a BucketLog, run: RunId, seq: u64) -> OfRun<'a> {
-        OfRun { ui, log, interrupts: &self.interrupts, run, seq, begin: clock::instant() }
+        let answered = AtomicU32::new(0);
+        OfRun { ui, log, interrupts: &self.interrupts, answered, run, seq, begin: clock::instant() }
     }
 }
 
@@ -43,6 +45,8 @@ pub struct OfRun<'a> {
     ui: &'a Ui,
     log: &'a BucketLog,
     interrupts: &'a AtomicU32,
+    /// How many of them the operator was answered.
+    answered: AtomicU32,
     run: RunId,
     seq: u64,
     begin: std::time::Instant,
@@ -81,7 +85,11 @@ pub fn words(host: Option<&Host>, what: &Moved) -> (&'static str, &'static str, 
         Moved::Promoted(kind, ms) => ("allocation_promoted", "32", format!("{kind} ok in {ms} ms, promoted")),
         Moved::Stopped(ms) => ("allocation_stopped", "32", format!("stopped in {ms} ms")),
         Moved::Removed => ("allocation_removed", "32", "removed; data/ and logs/ stay until maand gc".to_owned()),
-        Moved::Failed => ("allocation_failed", "31", "failed".to_owned()),
+        Moved::Failed(why) => {
+            let event = if host.is_some() { "allocation_failed" } else { "job_failed" };
+            let why = clean(why);
+            (event, "31", if why.is_empty() { "failed".to_owned() } else { format!("failed: {why}") })
+        }
         Moved::Again(kind) => ("allocation_released", "33", format!("{kind} was interrupted, released again")),
         Moved::Deferred => ("allocation_deferred", "33", "its agent is out of reach: deferred".to_owned()),
         Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
@@ -91,7 +99,9 @@ pub fn words(host: Option<&Host>, what: &Moved) -> (&'static str, &'static str, 
             ("worker_assumed_dead", "33", text)
         }
         Moved::Hooks(event) => ("hooks_begun", "2", format!("{} hooks", event.word())),
-        Moved::Done => ("job_done", "32", "done".to_owned()),
+        Moved::Done(0) => ("job_done", "32", "done".to_owned()),
+        Moved::Done(1) => ("job_done", "33", "done, but for 1 that failed".to_owned()),
+        Moved::Done(n) => ("job_done", "33", format!("done, but for {n} that failed")),
         Moved::Skipped => ("deploy_skip", "2", format!("skip ({})", crate::plan::report::COMPLETE)),
         Moved::Blocked(by) => ("job_blocked", "31", format!("blocked: {by} failed")),
     };
@@ -116,6 +126,10 @@ impl Progress for OfRun<'_> {
     }
 
     fn interrupts(&self) -> u32 {
-        self.interrupts.load(Ordering::Relaxed)
+        let count = self.interrupts.load(Ordering::Relaxed);
+        if self.answered.swap(count, Ordering::Relaxed) == 0 && count == 1 {
+            self.ui.say("pausing after what is in flight; Ctrl-C again leaves at once");
+        }
+        count
     }
 }

@@ -1,0 +1,139 @@
+//! Agents that are away: deferred with a name, brought up to date when they are back, and nothing that was
+//! taken back is ever done late.
+
+use std::time::Duration;
+
+use harness::poll;
+use harness::process::Running;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::Fleet;
+
+/// Three workers, the last of them away, deployed without it.
+fn deferred() -> Fleet {
+    let mut fleet = Fleet::new(3);
+    fleet.bucket.setting("pickup_timeout = 2");
+    fleet.job("api", json!({"max_unreachable": 1, "max_concurrent_upgrades": 3, "health_check": fleet.check(1)}));
+    fleet.up();
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    fleet.edit(&["api"], "2");
+    fleet.agents[2].kill();
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    assert_eq!(fleet.words("api"), ["promoted", "promoted", "restart"]);
+    fleet
+}
+
+fn drive(fleet: &Fleet) -> Running {
+    let mut drive = fleet.bucket.start("drive", &["drive"]);
+    poll::until("drive to begin", poll::LONG, || match drive.ended() {
+        Some(status) => panic!("drive ended: {status}\n{}", drive.printed()),
+        None if drive.printed().contains("driving what is detached or deferred") => Ok(()),
+        None => Err(drive.printed()),
+    });
+    drive
+}
+
+fn wait_words(fleet: &Fleet, expected: &[&str]) {
+    poll::until("the words", poll::LONG, || {
+        let words = fleet.words("api");
+        if words == expected { Ok(()) } else { Err(words) }
+    });
+}
+
+#[test]
+fn a_deferred_allocation_is_named_with_since_when_and_comes_up_to_date_when_its_agent_is_back() {
+    let mut fleet = deferred();
+    let row = fleet.bucket.cat("deployments")[2].clone();
+    let agent = row["agent"].as_str().unwrap_or_default();
+    assert!(agent.starts_with("deferred since 20") && agent.contains("UTC"), "{row}");
+    let shown = fleet.show();
+    let wait = &shown["jobs"][0]["waits_for"][0];
+    assert_eq!(
+        (&wait["worker_ip"], &wait["state"], &wait["agent"]),
+        (&json!(fleet.hosts[2]), &json!("out of reach"), &json!("offline")),
+        "{shown}"
+    );
+    let text = fleet.bucket.maand(&["rollout", "show"]).expect(0).stdout;
+    assert!(text.contains(&format!("api@{}: out of reach since 20", fleet.hosts[2])), "{text}");
+
+    let mut drive = drive(&fleet);
+    let seq = fleet.update_seq();
+    fleet.agents[2].start();
+    wait_words(&fleet, &["promoted", "promoted", "promoted"]);
+    assert_eq!(fleet.agents[2].read("api", "conf/app"), "2");
+    assert_eq!(fleet.agents[2].read("api", "data/ran"), "start 0.0.0 0.0.0\nrestart 0.0.0 0.0.0\n", "once");
+    assert_eq!(fleet.update_seq(), seq, "it is no deploy of its own");
+    poll::until("the end of the catching up", poll::LONG, || {
+        let list: Value =
+            serde_json::from_str(&fleet.bucket.maand(&["rollout", "list", "--json"]).expect(0).stdout).unwrap();
+        if list[0]["kind"] == "catch_up" && list[0]["state"] == "done" { Ok(()) } else { Err(list) }
+    });
+    let said = drive.printed();
+    assert!(said.contains("catching up: rollout") && said.contains("restart promoted"), "{said}");
+    assert!(drive.stop(Duration::from_secs(20)).success(), "{}", drive.printed());
+}
+
+#[test]
+fn one_that_does_not_pass_its_gate_when_it_is_back_is_not_promoted() {
+    let mut fleet = deferred();
+    fleet.raise(&format!("sick.{}", fleet.hosts[2]));
+    let drive = drive(&fleet);
+    fleet.agents[2].start();
+    wait_words(&fleet, &["promoted", "promoted", "health_failed"]);
+    drop(drive);
+}
+
+#[test]
+fn serve_drives_too_and_a_sleeper_does_not_do_late_what_was_taken_back() {
+    let mut fleet = Fleet::new(2);
+    fleet.bucket.setting("pickup_timeout = 2");
+    fleet.job("api", json!({}));
+    fleet.up();
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    // Its connection stands, its long poll is open, and it does nothing.
+    fleet.agents[1].process().signal(Signal::STOP);
+    fleet.edit(&["api"], "2");
+    let failed = fleet.bucket.maand(&["deploy"]).expect(1).stderr;
+    assert!(
+        failed.contains(&format!("the agent of {} did not pick up its work within 2 s", fleet.hosts[1])),
+        "{failed}"
+    );
+    let seq = fleet.update_seq();
+    fleet.agents[1].process().signal(Signal::CONT);
+    poll::until("the agent to hear of the newest state", poll::LONG, || {
+        let agent = fleet.bucket.cat("agents")[1].clone();
+        if agent["update_seq"] == seq { Ok(()) } else { Err(agent) }
+    });
+    // It had the answer with the release in its socket: newer ones came before it could act, or it acted
+    // on a state in which the release is taken back. Either way nothing runs.
+    fleet.bucket.maand(&["deploy", "--jobs", "api", "-n"]).expect(0);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(fleet.agents[1].read("api", "data/ran"), "start 0.0.0 0.0.0\n", "never done late");
+    assert_eq!(fleet.words("api"), ["promoted", "restart"]);
+}
+
+#[test]
+fn serve_with_drive_brings_up_to_date_what_the_deploy_went_on_without() {
+    let mut fleet = deferred();
+    fleet.serve.take().unwrap().stop(Duration::from_secs(20));
+    let serve = fleet.bucket.start("serve", &["serve", "--drive"]);
+    poll::until("serve to listen", poll::LONG, || {
+        if serve.printed().matches("listening").count() > 1 { Ok(()) } else { Err(serve.printed()) }
+    });
+    fleet.agents[2].start();
+    wait_words(&fleet, &["promoted", "promoted", "promoted"]);
+    drop(serve);
+}
+
+#[test]
+fn a_new_deploy_brings_a_deferred_one_to_the_newest_and_not_to_what_it_missed() {
+    let mut fleet = deferred();
+    fleet.edit(&["api"], "3");
+    fleet.agents[2].start();
+    fleet.agents[2].wait_online(&fleet.bucket);
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    assert_eq!(fleet.words("api"), ["promoted"; 3]);
+    assert_eq!(fleet.agents[2].read("api", "data/ran").lines().count(), 2, "one restart, not two");
+    assert_eq!(fleet.bucket.cat("deployments")[2]["agent"], Value::Null);
+}
