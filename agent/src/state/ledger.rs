@@ -20,7 +20,7 @@ use crate::failpoint;
 use crate::reconcile::{Accepted, Place, Row as Known, Running};
 
 /// The ledger's schema; a newer one is refused.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -41,8 +41,16 @@ CREATE TABLE allocation (
   action TEXT,            -- JSON of ObservedAction, the last one taken up
   running TEXT,           -- JSON of Running, while a make target may run
   drift TEXT NOT NULL DEFAULT '[]',
-  unmanaged TEXT NOT NULL DEFAULT '[]'
+  unmanaged TEXT NOT NULL DEFAULT '[]',
+  version TEXT NOT NULL DEFAULT '',     -- last put in place or acted on
+  purged INTEGER NOT NULL DEFAULT 0     -- its tree was removed, whole
 ) STRICT;
+";
+
+/// From schema 1.
+const SECOND: &str = "
+ALTER TABLE allocation ADD COLUMN version TEXT NOT NULL DEFAULT '';
+ALTER TABLE allocation ADD COLUMN purged INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Why the ledger could not be used.
@@ -102,8 +110,9 @@ impl Ledger {
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
         match found {
             SCHEMA => {}
-            0 => {
-                let script = format!("BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;");
+            0 | 1 => {
+                let script = if found == 0 { TABLES } else { SECOND };
+                let script = format!("BEGIN; {script} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
             }
             newer => {
@@ -191,11 +200,12 @@ impl Ledger {
     pub fn save(&self, row: &Known) -> Result<()> {
         self.lock()
             .prepare_cached(
-                "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (alloc_id) DO UPDATE SET \
+                "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, \
+                 version, purged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (alloc_id) DO UPDATE SET \
                    bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
                    applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
-                   running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged",
+                   running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged, \
+                   version = excluded.version, purged = excluded.purged",
             )
             .and_then(|mut upsert| {
                 let (bundle, applying) = match row.place {
@@ -215,6 +225,8 @@ impl Ledger {
                     row.running.as_ref().map(json),
                     json(&row.drift),
                     json(&row.unmanaged),
+                    row.version,
+                    row.purged,
                 ])
             })
             .during("writing an allocation")?;
@@ -230,7 +242,8 @@ impl Ledger {
     }
 }
 
-const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged";
+const COLUMNS: &str =
+    "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged";
 
 fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
     let connection = Connection::open(layout.ledger())?;
@@ -285,6 +298,8 @@ fn known(row: &Row<'_>) -> Result<Known> {
         running,
         drift,
         unmanaged,
+        version: text(11)?,
+        purged: row.get(12).during("reading an allocation")?,
     })
 }
 
@@ -313,6 +328,23 @@ mod tests {
         assert_eq!(ledger.row(row.alloc_id).unwrap(), Some(row.clone()));
         ledger.forget(row.alloc_id).unwrap();
         assert_eq!(ledger.rows().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn one_of_the_first_schema_is_brought_to_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
+        private_dir(&layout.own()).unwrap();
+        let first = TABLES.lines().filter(|line| !line.starts_with("  version") && !line.starts_with("  purged"));
+        let first = first.collect::<Vec<_>>().join("\n").replace("DEFAULT '[]',\n)", "DEFAULT '[]'\n)");
+        let made = Connection::open(layout.ledger()).unwrap();
+        made.execute_batch(&format!("{first} PRAGMA user_version = 1;")).unwrap();
+        drop(made);
+        let (ledger, _) = Ledger::open(&layout).unwrap();
+        let alloc = AllocId::from_uuid(uuid::Uuid::from_u128(2));
+        let row = Known { version: "1.0.0".into(), purged: true, ..Known::new(alloc, "api".parse().unwrap()) };
+        ledger.save(&row).unwrap();
+        assert_eq!(ledger.row(alloc).unwrap(), Some(row));
     }
 
     #[test]
