@@ -8,6 +8,7 @@ mod architecture;
 mod deploy;
 mod dev;
 mod faults;
+mod gc;
 mod health;
 mod join;
 mod namespaces;

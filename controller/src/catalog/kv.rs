@@ -150,6 +150,16 @@ pub fn delete(connection: &Connection, namespace: &str, key: &str, now_ms: i64) 
     insert(connection, namespace, key, "", true, false, now_ms)
 }
 
+/// Marks every live key of the namespaces as deleted.
+pub fn clear(connection: &Connection, namespaces: impl IntoIterator<Item = String>, now_ms: i64) -> Result<()> {
+    for namespace in namespaces {
+        for row in rows(connection, &namespace)?.into_values().filter(|row| !row.deleted) {
+            delete(connection, &namespace, &row.key, now_ms)?;
+        }
+    }
+    Ok(())
+}
+
 fn insert(
     connection: &Connection,
     namespace: &str,

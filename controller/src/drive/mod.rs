@@ -4,7 +4,6 @@
 
 pub mod catch_up;
 pub mod daemon;
-pub mod high_water;
 mod step;
 pub mod survey;
 
