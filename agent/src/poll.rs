@@ -48,6 +48,8 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
                 if !reached {
                     reached = true;
                     shop.send_late();
+                    // It may be another one by now, or have an older catalog: it is told everything anew.
+                    shop.transient.report_now();
                 }
                 if !said.is_empty() {
                     tracing::info!("controller_reached");

@@ -127,6 +127,8 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
             Place::Whole(bundle) => Some(bundle),
             Place::Empty | Place::Applying { .. } => None,
         },
+        version: Some(row.version).filter(|version| !version.is_empty()),
+        purged: row.purged,
         phase,
         process: row.process,
         action: row.action,

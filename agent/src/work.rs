@@ -128,6 +128,7 @@ impl Workshop {
     /// A newer desired state was accepted.
     pub fn set(self: &Arc<Self>, desired: DesiredState) {
         self.prefetch(&desired);
+        self.forget_purged(&desired);
         *lock(&self.desired) = Arc::new(desired);
         *lock(&self.moved.0) += 1;
         self.moved.1.notify_all();
@@ -140,6 +141,7 @@ impl Workshop {
     pub fn begin(self: &Arc<Self>) {
         let desired = lock(&self.desired).clone();
         self.prefetch(&desired);
+        self.forget_purged(&desired);
         // An operation that an earlier agent left running has its allocation before an action has.
         self.operate();
         self.dispatch();
@@ -240,9 +242,12 @@ impl Workshop {
             Step::Resume(running) => self.resume(wanted, row, &running)?,
             Step::Place(bundle) => self.place(desired, wanted, row, bundle)?,
             Step::Run(action) => self.run(desired, wanted, row, &action)?,
-            Step::Complete(action) => self.finish(row, &action, clock::now_ms(), Outcome::Ok, 0, None)?,
+            Step::Complete(action) => {
+                let row = acted(row, wanted, &action);
+                self.finish(row, &action, clock::now_ms(), Outcome::Ok, 0, None)?;
+            }
             Step::RemoveFiles => self.remove_files(row)?,
-            Step::RemoveTree => self.remove_tree(&row)?,
+            Step::RemoveTree => self.remove_tree(row)?,
         }
         Ok(true)
     }
@@ -291,6 +296,7 @@ impl Workshop {
         failpoint::hit("intent::before");
         let old = row.list.clone();
         row.place = Place::Applying { to };
+        row.purged = false;
         row.list = both(&old, &new);
         self.save(&row)?;
         failpoint::hit("intent::after");
@@ -305,6 +311,7 @@ impl Workshop {
             fchmod(tree.root(), Mode::from_raw_mode(closed)).map_err(|error| apply(&error))?;
         }
         row.place = Place::Whole(to);
+        row.version.clone_from(&wanted.new_version);
         row.list = new;
         row.applied_ms = clock::now_ms();
         row.drift = changes.drift;
@@ -332,6 +339,7 @@ impl Workshop {
         let Some(target) = action.kind.make_target() else { return Ok(()) };
         self.transient.phase(row.alloc_id, &row.job, Phase::Running);
         let started_ms = clock::now_ms();
+        row = acted(row, wanted, action);
         row.running = Some(Running { action: action.clone(), started_ms });
         row.action = Some(ObservedAction { id: action.id, outcome: None, started_ms, duration_ms: 0, tail: None });
         // Durable before make starts: whatever happens now, this id is never run again.
@@ -539,15 +547,38 @@ impl Workshop {
         self.save(&row)
     }
 
-    fn remove_tree(&self, row: &Row) -> Result<(), Held> {
+    fn remove_tree(&self, row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
+        self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         let path = self.layout.job(&row.job);
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Held::Apply(chain(&error))),
             _ => {}
         }
-        self.ledger.forget(row.alloc_id).map_err(|error| Held::Ledger(chain(&error)))
+        // The row says that it was done until the controller names the allocation no more.
+        self.save(&Row { purged: true, ..Row::new(row.alloc_id, row.job) })
     }
+
+    /// Forgets what was removed, whole, once the controller names it no more.
+    fn forget_purged(&self, desired: &DesiredState) {
+        let named: HashSet<AllocId> = desired.allocations.iter().map(|a| a.alloc_id).collect();
+        let forgotten = self.ledger.rows().and_then(|rows| {
+            rows.iter()
+                .filter(|row| row.purged && !named.contains(&row.alloc_id))
+                .try_for_each(|row| self.ledger.forget(row.alloc_id))
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!(error = chain(&error), "row_not_forgotten");
+        }
+    }
+}
+
+/// The row of an allocation that an action is done for: with a stop it stays at the version that it had.
+fn acted(mut row: Row, wanted: &DesiredAllocation, action: &DesiredAction) -> Row {
+    if action.kind != ActionKind::Stop {
+        row.version.clone_from(&wanted.new_version);
+    }
+    row
 }
 
 /// Every path that either list has: what may be in place while one gives way to the other. Where both

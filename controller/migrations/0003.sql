@@ -1,5 +1,5 @@
--- The catalog, version 3: rollouts with gates, drains, removals, budgets and agents that are away. drive
--- writes all of it.
+-- The catalog, version 3: rollouts with gates, drains, removals, budgets and agents that are away; what gc and
+-- recover need. drive writes all of it where nothing else is said.
 
 -- What rollouts have made of an allocation, apart from what was promoted; a row from the first that concerned it.
 CREATE TABLE rolled (
@@ -30,3 +30,21 @@ CREATE TABLE rollout_flight (
 -- The state of a rollout's job has another form now: one that is open cannot be gone on with.
 UPDATE rollout SET state = 'aborted' WHERE state IN ('running', 'paused');
 DELETE FROM rollout_job;
+
+-- Since when the allocation is no longer wanted; NULL while it is. build writes it, gc counts its days of grace
+-- from it.
+ALTER TABLE allocation ADD COLUMN removed_at INTEGER;
+UPDATE allocation SET removed_at = (SELECT built_at FROM bucket) WHERE removed;
+
+-- What agents have of allocations that this catalog knows nothing of: it comes from a backup. serve writes it.
+CREATE TABLE observed_unknown (
+  worker_id TEXT NOT NULL,
+  alloc_id TEXT NOT NULL,
+  observed TEXT NOT NULL,             -- JSON of ObservedAllocation
+  PRIMARY KEY (worker_id, alloc_id)
+) STRICT, WITHOUT ROWID;
+
+-- Workers whose agents have not said yet what they run since maand recover, which alone writes it.
+CREATE TABLE recovering (
+  worker_id TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;

@@ -8,7 +8,9 @@ pub mod failure;
 pub mod model;
 
 pub mod build;
+pub mod gc;
 pub mod plan;
+pub mod recover;
 pub mod render;
 pub mod rollout;
 pub mod workspace;
@@ -19,6 +21,7 @@ pub mod clock;
 pub mod compose;
 pub mod config;
 pub mod drive;
+pub mod high_water;
 pub mod hooks;
 pub mod paths;
 pub mod secrets;

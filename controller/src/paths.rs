@@ -59,6 +59,8 @@ paths! {
     kv_key = "secrets/kv.key";
     /// Highest (epoch, update_seq) ever handed out, outside the database on purpose.
     high_water = "secrets/high-water.json";
+    /// Says that this bucket was taken out of a backup and not recovered since.
+    from_backup = "secrets/from-backup.json";
     /// Rendered trees, while a command lasts.
     /// Rendered trees, while a command lasts.
     tmp = "tmp";

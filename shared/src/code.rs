@@ -81,6 +81,8 @@ codes! {
     Regressed = 69, "the catalog is older than what agents have seen";
     SyncOnlyStart = 70, "--sync-only where a first start is needed";
     HeldBack = 71, "a job waits for one that failed";
+    MayRun = 76, "what is to be taken away may still run";
+    NotPurged = 77, "a job's tree could not be taken away";
     // 008x: agents
     JoinRefused = 80, "the controller refused to enrol this agent";
     ControllerUnreachable = 81, "the controller cannot be reached";
@@ -90,6 +92,7 @@ codes! {
     AlreadyJoined = 85, "this agent has joined already";
     AgentOffline = 86, "an agent is not there";
     AgentBehind = 87, "an agent has not accepted the last deploy";
+    WorkerLost = 88, "a worker is gone and not cleaned up";
     // 009x: hooks and health
     HookFailed = 90, "a hook failed";
     HookRuntime = 91, "a hook's interpreter is missing";

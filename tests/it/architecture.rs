@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 /// The controller's modules by layer: a module may import its own layer only where this table says
 /// so, and everything below.
-const PURE: &[&str] = &["model", "workspace", "build", "render", "plan", "rollout"];
-/// Of those, the one file that reads a directory.
-const PURE_EXCEPT: &[&str] = &["workspace/load.rs"];
+const PURE: &[&str] = &["model", "workspace", "build", "render", "plan", "rollout", "gc", "recover", "why"];
+/// Of those, the files that touch the world: one reads a workspace, one sweeps the bucket.
+const PURE_EXCEPT: &[&str] = &["workspace/load.rs", "gc/run.rs"];
 
 /// What a pure module may import of the crate.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -17,6 +17,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("render", &["model", "render"]),
     ("plan", &["model", "plan"]),
     ("rollout", &["model", "plan", "rollout"]),
+    ("gc", &["model", "gc"]),
+    ("recover", &["model", "recover"]),
+    ("why", &["model", "plan", "rollout", "why"]),
 ];
 
 /// Files of the agent that decide, outside `reconcile/`.

@@ -11,6 +11,7 @@ mod dev;
 mod docs;
 mod edits;
 mod faults;
+mod gc;
 mod health;
 mod help;
 mod hooks;

@@ -215,6 +215,8 @@ impl Ledger {
             wanted.clone().any(|a| a.alloc_id == alloc && a.state == RunState::Running && a.health.is_some())
         };
         let observed = |row: &Row| ObservedAllocation {
+            version: None,
+            purged: false,
             alloc_id: row.alloc_id,
             job: row.job.clone(),
             bundle: match row.place {

@@ -23,6 +23,10 @@ pub struct Row {
     pub job: JobName,
     /// How its files stand.
     pub place: Place,
+    /// Version that was last put in place or acted on; empty when none was.
+    pub version: String,
+    /// Its tree was removed, whole, and nothing was put there since.
+    pub purged: bool,
     /// The list of what is in place, or of what may be there while another bundle is put in place.
     pub list: Bundle,
     /// When files were last put in place, milliseconds since 1970 UTC.
@@ -46,6 +50,8 @@ impl Row {
             alloc_id,
             job,
             place: Place::Empty,
+            version: String::new(),
+            purged: false,
             list: Bundle::default(),
             applied_ms: 0,
             process: Process::Unknown,

@@ -70,6 +70,8 @@ pub fn next(desired: &DesiredAllocation, row: &Row) -> Step {
             (None, _) if stop_failed(desired, row) => Step::Nothing,
             (None, _) => Step::RemoveFiles,
         },
+        // Once: the row stays until the controller, which was told, names the allocation no more.
+        RunState::Purged if row.purged => Step::Nothing,
         RunState::Purged => Step::RemoveTree,
     }
 }
@@ -130,6 +132,11 @@ mod tests {
         row
     }
 
+    fn purged(mut row: Row) -> Row {
+        row.purged = true;
+        row
+    }
+
     fn started(mut row: Row) -> Row {
         row.process = Process::Started;
         row
@@ -182,6 +189,9 @@ mod tests {
             (desired(Absent, None, None), row(applying, None), Step::RemoveFiles),
             (desired(Absent, None, None), row(Place::Empty, None), Step::Nothing),
             (desired(Purged, None, None), row(whole, None), Step::RemoveTree),
+            (desired(Purged, None, None), row(Place::Empty, None), Step::RemoveTree),
+            (desired(Purged, None, None), purged(row(Place::Empty, None)), Step::Nothing),
+            (desired(Run, Some(1), Some(start())), purged(row(Place::Empty, None)), Step::Place(digest(1))),
         ];
         for (n, (desired, row, step)) in table.into_iter().enumerate() {
             assert_eq!(next(&desired, &row), step, "row {n}");

@@ -47,12 +47,15 @@ CREATE TABLE allocation (
 ";
 
 /// What the second schema adds.
-const OPERATIONS: &str = "
+const SECOND: &str = "
 CREATE TABLE operation (
   operation_id TEXT PRIMARY KEY,
   asked TEXT NOT NULL,    -- JSON of Operation, a script's text left out
   observed TEXT NOT NULL  -- JSON of ObservedOperation; written before it begins
 ) STRICT;
+-- The version last put in place or acted on; whether the whole tree was removed.
+ALTER TABLE allocation ADD COLUMN version TEXT NOT NULL DEFAULT '';
+ALTER TABLE allocation ADD COLUMN purged INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Why the ledger could not be used.
@@ -112,12 +115,9 @@ impl Ledger {
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
         match found {
             SCHEMA => {}
-            0 => {
-                let script = format!("BEGIN; {TABLES} {OPERATIONS} PRAGMA user_version = {SCHEMA}; COMMIT;");
-                connection.execute_batch(&script).map_err(|error| failed(&error))?;
-            }
-            1 => {
-                let script = format!("BEGIN; {OPERATIONS} PRAGMA user_version = {SCHEMA}; COMMIT;");
+            0 | 1 => {
+                let tables = if found == 0 { TABLES } else { "" };
+                let script = format!("BEGIN; {tables} {SECOND} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
             }
             newer => {
@@ -205,11 +205,12 @@ impl Ledger {
     pub fn save(&self, row: &Known) -> Result<()> {
         self.lock()
             .prepare_cached(
-                "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (alloc_id) DO UPDATE SET \
+                "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, \
+                 version, purged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (alloc_id) DO UPDATE SET \
                    bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
                    applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
-                   running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged",
+                   running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged, \
+                   version = excluded.version, purged = excluded.purged",
             )
             .and_then(|mut upsert| {
                 let (bundle, applying) = match row.place {
@@ -229,6 +230,8 @@ impl Ledger {
                     row.running.as_ref().map(json),
                     json(&row.drift),
                     json(&row.unmanaged),
+                    row.version,
+                    row.purged,
                 ])
             })
             .during("writing an allocation")?;
@@ -283,7 +286,8 @@ impl Ledger {
     }
 }
 
-const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged";
+const COLUMNS: &str =
+    "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged";
 
 fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
     let connection = Connection::open(layout.ledger())?;
@@ -338,6 +342,8 @@ fn known(row: &Row<'_>) -> Result<Known> {
         running,
         drift,
         unmanaged,
+        version: text(11)?,
+        purged: row.get(12).during("reading an allocation")?,
     })
 }
 
@@ -366,6 +372,23 @@ mod tests {
         assert_eq!(ledger.row(row.alloc_id).unwrap(), Some(row.clone()));
         ledger.forget(row.alloc_id).unwrap();
         assert_eq!(ledger.rows().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn one_of_the_first_schema_is_brought_to_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
+        private_dir(&layout.own()).unwrap();
+        let first = TABLES.lines().filter(|line| !line.starts_with("  version") && !line.starts_with("  purged"));
+        let first = first.collect::<Vec<_>>().join("\n").replace("DEFAULT '[]',\n)", "DEFAULT '[]'\n)");
+        let made = Connection::open(layout.ledger()).unwrap();
+        made.execute_batch(&format!("{first} PRAGMA user_version = 1;")).unwrap();
+        drop(made);
+        let (ledger, _) = Ledger::open(&layout).unwrap();
+        let alloc = AllocId::from_uuid(uuid::Uuid::from_u128(2));
+        let row = Known { version: "1.0.0".into(), purged: true, ..Known::new(alloc, "api".parse().unwrap()) };
+        ledger.save(&row).unwrap();
+        assert_eq!(ledger.row(alloc).unwrap(), Some(row));
     }
 
     #[test]

@@ -164,6 +164,28 @@ pub fn supersede_others(
     Ok(revoked > 0)
 }
 
+/// Ends all of a worker's certificates, and its join tokens that nobody has used; how many certificates.
+pub fn revoke(connection: &Connection, worker: WorkerId, reason: &str, now_ms: i64) -> Result<usize> {
+    let id = worker.to_string();
+    connection
+        .execute("DELETE FROM join_token WHERE worker_id = ?1 AND redeemed_at IS NULL", [&id])
+        .during("ending a worker's join tokens")?;
+    connection
+        .execute(
+            "UPDATE agent_certificate SET revoked_at = ?2, revoked_reason = ?3 WHERE worker_id = ?1 AND revoked_at IS NULL",
+            params![id, now_ms, reason],
+        )
+        .during("revoking a worker's certificates")
+}
+
+/// Whether a worker has a good certificate.
+pub fn is_joined(connection: &Connection, worker: WorkerId) -> Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM agent_certificate WHERE worker_id = ?1 AND revoked_at IS NULL")
+        .and_then(|mut select| select.exists([worker.to_string()]))
+        .during("looking for an agent's certificate")
+}
+
 /// Whether a worker has more than one good certificate.
 pub fn has_several(connection: &Connection, worker: WorkerId) -> Result<bool> {
     connection

@@ -245,6 +245,16 @@ pub fn delete(connection: &Connection, namespace: &str, key: &str, now_ms: i64) 
     touched(connection, namespace)
 }
 
+/// Marks every live key of the namespaces as deleted.
+pub fn clear(connection: &Connection, namespaces: impl IntoIterator<Item = String>, now_ms: i64) -> Result<()> {
+    for namespace in namespaces {
+        for row in rows(connection, &namespace)?.into_values().filter(|row| !row.deleted) {
+            delete(connection, &namespace, &row.key, now_ms)?;
+        }
+    }
+    Ok(())
+}
+
 /// The namespace is not any more what the last build made of it: the next one looks at it again, and a
 /// key that is build's gets build's value. The scope stays: it is how a build knows what is gone.
 fn touched(connection: &Connection, namespace: &str) -> Result<()> {

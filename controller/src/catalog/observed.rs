@@ -65,15 +65,25 @@ pub fn accept(connection: &Connection, worker: WorkerId, report: &Report, now_ms
             ])
         })
         .during("recording a report")?;
-    let mut foreign = 0;
+    let (mut foreign, mut unknown) = (0, Vec::new());
     for observed in &report.allocations {
-        let own: bool = connection
-            .prepare_cached("SELECT 1 FROM desired_allocation WHERE alloc_id = ?1 AND worker_id = ?2")
-            .and_then(|mut select| select.exists([observed.alloc_id.to_string(), id.clone()]))
+        let told: Option<String> = connection
+            .prepare_cached("SELECT worker_id FROM desired_allocation WHERE alloc_id = ?1")
+            .and_then(|mut select| select.query_row([observed.alloc_id.to_string()], |row| row.get(0)).optional())
             .during("looking up a reported allocation")?;
-        if !own {
-            foreign += 1;
-            continue;
+        match told {
+            Some(owner) if owner == id => {}
+            // Forgotten since its agent said so for the first time.
+            None if observed.purged => continue,
+            None => {
+                foreign += 1;
+                unknown.push(observed);
+                continue;
+            }
+            Some(_) => {
+                foreign += 1;
+                continue;
+            }
         }
         connection
             .prepare_cached(
@@ -94,8 +104,48 @@ pub fn accept(connection: &Connection, worker: WorkerId, report: &Report, now_ms
             })
             .during("recording a reported allocation")?;
     }
+    record_unknown(connection, &id, &unknown)?;
     foreign += operations::report(connection, worker, &report.operations, now_ms)?;
     Ok(Accepted::New { foreign })
+}
+
+/// An agent asks for what comes after a desired state that the catalog has never told it: that it accepted it
+/// is recorded, without a report.
+pub fn accepted_beyond(connection: &Connection, worker: WorkerId, accepted: Fence, now_ms: i64) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO observed_worker (worker_id, session, number, agent_version, boot_id, clock_offset_ms, \
+               accepted_epoch, accepted_seq, accepted_generation, reported_at) \
+             VALUES (?1, 0, 0, '', '00000000-0000-0000-0000-000000000000', 0, ?2, ?3, ?4, ?5) \
+             ON CONFLICT (worker_id) DO UPDATE SET accepted_epoch = excluded.accepted_epoch, \
+               accepted_seq = excluded.accepted_seq, accepted_generation = excluded.accepted_generation \
+             WHERE accepted_epoch IS NULL OR (accepted_epoch, accepted_seq, accepted_generation) \
+               < (excluded.accepted_epoch, excluded.accepted_seq, excluded.accepted_generation)",
+        )
+        .and_then(|mut upsert| {
+            let (epoch, seq, generation) = (accepted.epoch, accepted.update_seq, accepted.generation);
+            upsert.execute(params![worker.to_string(), epoch, seq, generation, now_ms])
+        })
+        .during("recording what an agent accepted")?;
+    Ok(())
+}
+
+/// Writes down what an agent has and nobody told it of: `maand recover` looks at it.
+fn record_unknown(connection: &Connection, worker: &str, unknown: &[&ObservedAllocation]) -> Result<()> {
+    connection
+        .prepare_cached("DELETE FROM observed_unknown WHERE worker_id = ?1")
+        .and_then(|mut delete| delete.execute([worker]))
+        .during("recording what an agent has beside")?;
+    for observed in unknown {
+        let json = to_json("observed_unknown.observed", observed)?;
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO observed_unknown (worker_id, alloc_id, observed) VALUES (?1, ?2, ?3)",
+            )
+            .and_then(|mut insert| insert.execute(params![worker, observed.alloc_id.to_string(), json]))
+            .during("recording what an agent has beside")?;
+    }
+    Ok(())
 }
 
 /// A changed allocation, for a driver.

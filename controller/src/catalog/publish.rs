@@ -8,7 +8,7 @@ use shared::{AllocId, Bundle, BundleDigest, JobName, RunId, WorkerId};
 
 use super::desired::state_word;
 use super::{During, Result, from_json, to_json};
-use crate::model::{PostDeploy, Snapshot};
+use crate::model::{PostDeploy, Snapshot, Worker};
 use crate::rollout::Release;
 
 /// `rolled.health_failed`: its last gate was not passed.
@@ -20,25 +20,7 @@ pub(super) const ACTION_FAILED: u8 = 2;
 pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_ms: i64) -> Result<()> {
     connection.execute("UPDATE bucket SET update_seq = ?1", [update_seq]).during("moving update_seq")?;
     for worker in &snapshot.workers {
-        let labels = to_json("desired_worker.labels", &worker.labels)?;
-        connection
-            .prepare_cached(
-                "INSERT INTO desired_worker (worker_id, host, labels, epoch, update_seq, generation, issued_at, prefetch) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, '[]') ON CONFLICT (worker_id) DO UPDATE SET host = excluded.host, \
-                   labels = excluded.labels, epoch = excluded.epoch, update_seq = excluded.update_seq, \
-                   generation = generation + 1, issued_at = excluded.issued_at, prefetch = '[]'",
-            )
-            .and_then(|mut upsert| {
-                upsert.execute(params![
-                    worker.worker_id.to_string(),
-                    worker.host.as_str(),
-                    labels,
-                    snapshot.epoch,
-                    update_seq,
-                    now_ms
-                ])
-            })
-            .during("telling a worker of a deploy")?;
+        name(connection, worker, snapshot.epoch, update_seq, now_ms)?;
     }
     for allocation in snapshot.allocations.iter().filter(|a| !a.removed) {
         // Before its first release an allocation is named without files; later its row says what it has.
@@ -63,6 +45,24 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
             })
             .during("naming an allocation to its worker")?;
     }
+    Ok(())
+}
+
+/// Tells a worker who it is and which deploy is the last one, under its next generation.
+pub fn name(connection: &Connection, worker: &Worker, epoch: u64, update_seq: u64, now_ms: i64) -> Result<()> {
+    let labels = to_json("desired_worker.labels", &worker.labels)?;
+    connection
+        .prepare_cached(
+            "INSERT INTO desired_worker (worker_id, host, labels, epoch, update_seq, generation, issued_at, prefetch) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, '[]') ON CONFLICT (worker_id) DO UPDATE SET host = excluded.host, \
+               labels = excluded.labels, epoch = excluded.epoch, update_seq = excluded.update_seq, \
+               generation = generation + 1, issued_at = excluded.issued_at, prefetch = '[]'",
+        )
+        .and_then(|mut upsert| {
+            let (id, host) = (worker.worker_id.to_string(), worker.host.as_str());
+            upsert.execute(params![id, host, labels, epoch, update_seq, now_ms])
+        })
+        .during("telling a worker of a deploy")?;
     Ok(())
 }
 

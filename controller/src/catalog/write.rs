@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use rusqlite::{Connection, params};
 use shared::{AllocId, RunId};
 
-use super::{During, Result, certificates, kv, to_json};
+use super::{During, Result, bundles, certificates, kv, to_json};
 use crate::build::Build;
 use crate::build::namespaces::Derived;
 use crate::compose::Composed;
@@ -57,18 +57,9 @@ pub fn build(connection: &Connection, written: &Written<'_>) -> Result<()> {
             ],
         )
         .during("recording the build")?;
-    // Lists that nothing refers to any more; the plan of an open rollout may refer to any.
+    // Lists that nothing refers to any more.
     if changed {
-        connection
-            .execute(
-                "DELETE FROM bundle WHERE digest NOT IN (SELECT bundle FROM allocation WHERE bundle IS NOT NULL \
-                 UNION SELECT bundle FROM desired_allocation WHERE bundle IS NOT NULL UNION SELECT bundle FROM promoted \
-                 UNION SELECT deferred_bundle FROM rolled WHERE deferred_bundle IS NOT NULL \
-                 UNION SELECT value FROM desired_worker, json_each(desired_worker.prefetch)) \
-                 AND NOT EXISTS (SELECT 1 FROM rollout WHERE state IN ('running', 'paused'))",
-                [],
-            )
-            .during("forgetting old bundles")?;
+        bundles::forget_unreferenced(connection)?;
     }
     Ok(())
 }
@@ -155,11 +146,13 @@ fn allocations(connection: &Connection, written: &Written<'_>) -> Result<bool> {
         .prepare_cached(
             // A rollout may have started it since it was read: only what this build marks is marked.
             "INSERT INTO allocation (alloc_id, job, host, worker_id, disabled, removed, start_pending, \
-             deployment_seq, new_version, bundle, render_inputs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+             deployment_seq, new_version, bundle, render_inputs, removed_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, iif(?6, ?13, NULL)) \
              ON CONFLICT (alloc_id) DO UPDATE SET job = excluded.job, host = excluded.host, \
                worker_id = excluded.worker_id, disabled = excluded.disabled, removed = excluded.removed, \
                start_pending = start_pending OR ?12, deployment_seq = excluded.deployment_seq, \
-               new_version = excluded.new_version, bundle = excluded.bundle, render_inputs = excluded.render_inputs",
+               new_version = excluded.new_version, bundle = excluded.bundle, render_inputs = excluded.render_inputs, \
+               removed_at = iif(excluded.removed, coalesce(removed_at, excluded.removed_at), NULL)",
         )
         .during("writing the allocations")?;
     for a in &written.build.allocations {
@@ -181,7 +174,8 @@ fn allocations(connection: &Connection, written: &Written<'_>) -> Result<bool> {
                 a.new_version,
                 a.bundle.map(|digest| digest.to_string()),
                 a.render_inputs.as_ref().map(<[u8; 32]>::as_slice),
-                a.start_pending && !known.is_some_and(|known| known.start_pending)
+                a.start_pending && !known.is_some_and(|known| known.start_pending),
+                written.now_ms
             ])
             .during("writing an allocation")?;
         // A host that was taken out and put back is another worker: what was promoted there is not its.
@@ -230,21 +224,21 @@ fn key_values(connection: &Connection, written: &Written<'_>) -> Result<()> {
                 // Certificates are the next step's.
                 kv::sync(connection, &namespace, &there, &keys, |key| !key.starts_with("certs/"), now_ms)?;
             }
-            clear(connection, below.into_keys(), now_ms)
+            kv::clear(connection, below.into_keys(), now_ms)
         })?;
     }
     for name in kv::scopes(connection)?.into_iter().filter(|name| !kept.contains(name)) {
         match name.strip_prefix("allocations of ") {
             Some(job) => {
                 let below = kv::live_below(connection, &format!("maand/job/{job}/worker/"))?;
-                clear(connection, below, now_ms)?;
+                kv::clear(connection, below, now_ms)?;
             }
             // What hooks and operators wrote stays until gc: a directory renamed by mistake loses no secret.
             None if name.starts_with("vars/job/") && !written.purge_job_kv => {}
-            None => clear(connection, [name.clone()], now_ms)?,
+            None => kv::clear(connection, [name.clone()], now_ms)?,
         }
         if let Some(job) = name.strip_prefix("vars/job/").filter(|_| written.purge_job_kv) {
-            clear(connection, [format!("secrets/job/{job}")], now_ms)?;
+            kv::clear(connection, [format!("secrets/job/{job}")], now_ms)?;
         }
         kv::set_scope(connection, &name, None)?;
     }
@@ -272,7 +266,7 @@ fn purge_unplaced(connection: &Connection, written: &Written<'_>) -> Result<()> 
             let in_use = rows().any(|a| !a.removed)
                 || (rows().next().is_none() && written.derived.jobs().any(|j| Some(j) == job.as_ref()));
             if !in_use {
-                clear(connection, [namespace], written.now_ms)?;
+                kv::clear(connection, [namespace], written.now_ms)?;
             }
         }
     }
@@ -302,15 +296,6 @@ fn digest(keys: &Keys) -> [u8; 32] {
         print.part(&value.text);
     }
     print.finish()
-}
-
-fn clear(connection: &Connection, namespaces: impl IntoIterator<Item = String>, now_ms: i64) -> Result<()> {
-    for namespace in namespaces {
-        for row in kv::rows(connection, &namespace)?.into_values().filter(|row| !row.deleted) {
-            kv::delete(connection, &namespace, &row.key, now_ms)?;
-        }
-    }
-    Ok(())
 }
 
 fn issued(connection: &Connection, written: &Written<'_>) -> Result<()> {

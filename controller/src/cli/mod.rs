@@ -2,6 +2,7 @@
 
 pub mod cmd;
 pub mod filter;
+pub mod meanwhile;
 pub mod operate;
 pub mod table;
 pub mod ui;
@@ -75,6 +76,8 @@ enum Command {
     #[command(subcommand)]
     Rollout(cmd::rollout::Command),
     Drive(cmd::drive::Args),
+    Gc(cmd::gc::Args),
+    Recover(cmd::recover::Args),
     Info(cmd::info::Args),
     #[command(subcommand)]
     Cat(cmd::cat::Command),
@@ -115,6 +118,8 @@ pub fn main() -> ExitCode {
         Command::Deploy(args) => cmd::deploy::run(args, &context),
         Command::Rollout(command) => cmd::rollout::run(command, &context),
         Command::Drive(args) => cmd::drive::run(args, &context),
+        Command::Gc(args) => cmd::gc::run(args, &context),
+        Command::Recover(args) => cmd::recover::run(args, &context),
         Command::Info(args) => cmd::info::run(args, &context),
         Command::Cat(command) => cmd::cat::run(command, &context),
         Command::Hooks(args) => cmd::hooks::run(&args, &context),

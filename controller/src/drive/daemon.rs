@@ -20,6 +20,7 @@ use super::{Attended, Driver, Progress};
 use crate::catalog::{self, Catalog, rollout as rows};
 use crate::clock;
 use crate::failure::{Exit, Failure};
+use crate::high_water;
 use crate::hooks::sink::Sink;
 use crate::paths::BucketDir;
 use crate::plan::{Options, check};
@@ -92,6 +93,10 @@ fn once(
     tried: &mut Tried,
 ) -> catalog::Result<bool> {
     let now_ms = clock::now_ms();
+    // serve says why; nothing is driven until maand recover.
+    if !high_water::evidence(bucket, catalog).is_ok_and(|evidence| evidence.is_empty()) {
+        return Ok(false);
+    }
     let mut driver = match catalog.read(|tx| rows::open(tx))? {
         Some(open) if open.state == rows::State::Running && !open.attended && !open.is_driven(now_ms) => {
             match Driver::resume(catalog, &open, limits)? {

@@ -5,7 +5,6 @@
 pub mod catch_up;
 pub mod daemon;
 pub mod hands;
-pub mod high_water;
 pub mod operations;
 mod step;
 pub mod survey;

@@ -111,6 +111,8 @@ mod tests {
             alloc_id: AllocId::from_uuid(Uuid::from_u128(1)),
             job: "api".parse().unwrap(),
             bundle: bundle.map(digest),
+            version: None,
+            purged: false,
             phase: Phase::Idle,
             process: Process::Stopped,
             action: Some(ObservedAction {

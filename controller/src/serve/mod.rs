@@ -4,6 +4,7 @@
 mod connection;
 mod database;
 mod error;
+mod halt;
 mod identity;
 mod lock;
 pub mod notify;
@@ -46,9 +47,10 @@ pub(crate) struct State {
     /// DER of the certificate that agents see; proofs of join tokens are bound to it.
     certificate: Vec<u8>,
     wakers: notify::Wakers,
+    halt: halt::Halt,
     connected: connection::Connected,
     rates: rate::Rates,
-    log: BucketLog,
+    log: Arc<BucketLog>,
     /// True once the end was asked for.
     ending: watch::Receiver<bool>,
 }
@@ -91,7 +93,12 @@ impl Server {
         let address = listener.local_addr().map_err(|error| cannot_listen(settings, &error))?;
         let (end, ending) = watch::channel(false);
         let wakers = notify::Wakers::default();
-        let waking = notify::Waking::start(bucket, catalog.reopen()?, wakers.clone())?;
+        let halt = halt::Halt::default();
+        let log = Arc::new(BucketLog::new(bucket, settings.log_json));
+        // Before anybody is answered.
+        halt.look(bucket, &mut catalog, &log)?;
+        let look = (halt.clone(), log.clone());
+        let waking = notify::Waking::start(bucket, catalog.reopen()?, wakers.clone(), look)?;
         let state = Arc::new(State {
             bucket_id,
             database: database::Database::start(catalog)?,
@@ -101,9 +108,10 @@ impl Server {
             authority,
             certificate,
             wakers,
+            halt,
             connected: connection::Connected::default(),
             rates: rate::Rates::default(),
-            log: BucketLog::new(bucket, settings.log_json),
+            log,
             ending: ending.clone(),
         });
         let accepting = tokio::spawn(connection::accept(listener, tls, state.clone(), ending));

@@ -17,6 +17,9 @@ use tokio::sync::watch;
 use crate::catalog::{Catalog, desired};
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
+use crate::telemetry::BucketLog;
+
+use super::halt::Halt;
 
 /// How long a change may stay unnoticed when its hint was lost.
 const LOOK: Duration = Duration::from_millis(500);
@@ -76,7 +79,12 @@ pub(crate) struct Waking {
 
 impl Waking {
     /// Starts it.
-    pub(crate) fn start(bucket: &BucketDir, mut catalog: Catalog, wakers: Wakers) -> Result<Self, Failure> {
+    pub(crate) fn start(
+        bucket: &BucketDir,
+        mut catalog: Catalog,
+        wakers: Wakers,
+        (halt, log): (Halt, Arc<BucketLog>),
+    ) -> Result<Self, Failure> {
         let path = bucket.serve_socket();
         let failed = |error: &dyn std::error::Error| {
             Failure::new(Exit::Failed, Diagnostic::new(Code::Storage, "cannot use data/serve.sock").cause(error))
@@ -99,12 +107,18 @@ impl Waking {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let bucket = bucket.clone();
         let look = move || {
             let mut seen = 0;
             while !stopped.load(Ordering::Relaxed) {
                 match catalog.data_version() {
                     Ok(version) if version != seen => {
                         seen = version;
+                        // First whether anything may be handed out, then who may have it.
+                        if let Err(failure) = halt.look(&bucket, &mut catalog, &log) {
+                            let why = failure.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                            tracing::error!(why, "mark_unreadable");
+                        }
                         match catalog.read(|tx| desired::fences(tx)) {
                             Ok(fences) => wakers.moved(&fences),
                             Err(error) => {

@@ -493,6 +493,8 @@ impl World {
                 alloc_id: *alloc,
                 job: "any".parse().unwrap(),
                 bundle: agent.placed,
+                version: None,
+                purged: false,
                 phase: AgentPhase::Idle,
                 process: Process::Unknown,
                 action,

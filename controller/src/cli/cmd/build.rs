@@ -194,12 +194,13 @@ fn authority(bucket: &BucketDir, settings: &Settings, now_ms: i64, ui: &Ui) -> R
     Ok((pem, not_after_ms))
 }
 
-/// One build at a time: two would overwrite each other's workers and ports.
-fn lock(bucket: &BucketDir) -> Result<File, Failure> {
+/// One build at a time: two would overwrite each other's workers and ports. Whoever counts what the catalog
+/// refers to holds it too.
+pub fn lock(bucket: &BucketDir) -> Result<File, Failure> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(bucket.build_lock());
     let file = file.map_err(|error| storage(&error))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let problem = Diagnostic::new(Code::Busy, "another maand build of this bucket runs");
+        let problem = Diagnostic::new(Code::Busy, "another maand build, gc or backup of this bucket runs");
         return Err(Failure::new(Exit::Failed, problem.remedy("wait for it to end")));
     }
     Ok(file)

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use shared::api::v1::MAX_WAIT_S;
 use shared::api::v1::desired::{Envelope, Fence};
 
-use crate::catalog::desired;
+use crate::catalog::{agents, desired, observed};
+use crate::clock;
 use crate::serve::State;
 use crate::serve::connection::touch;
 use crate::serve::ended;
@@ -43,10 +44,24 @@ pub(super) async fn desired(
     touch(&state, worker).await;
     let end = tokio::time::sleep(Duration::from_secs(ask.wait.min(MAX_WAIT_S)));
     tokio::pin!(end);
+    let mut has_said = false;
     loop {
         watched.mark_unchanged();
-        let document = state.database.read(move |connection| desired::document(connection, worker)).await?;
+        // Asked again each time: a certificate may be revoked while its request waits.
+        let (joined, document) =
+            state.database.read(move |c| Ok((agents::is_joined(c, worker)?, desired::document(c, worker)?))).await?;
+        if !joined {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "revoked", "this agent's certificate was revoked"));
+        }
+        let told = document.as_ref().map(|(fence, _)| *fence);
+        if let Some(accepted) = after.filter(|after| !has_said && told.is_none_or(|told| *after > told)) {
+            // It knows more than the catalog does, which was restored: everybody has to hear of that.
+            has_said = true;
+            let now_ms = clock::now_ms();
+            state.database.write(move |c| observed::accepted_beyond(c, worker, accepted, now_ms)).await?;
+        }
         if let Some((fence, bytes)) = document
+            && !state.halt.is_set()
             && after.is_none_or(|after| fence > after)
         {
             let envelope = Envelope { payload: BASE64.encode(&bytes), signatures: Vec::new() };

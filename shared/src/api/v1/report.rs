@@ -14,6 +14,8 @@ use crate::{ActionId, AllocId, BundleDigest, JobName, RelPath};
 pub const MAX_PATHS: usize = 50;
 /// Longest tail of output, bytes.
 pub const MAX_TAIL: usize = 4096;
+/// Longest version, bytes.
+pub const MAX_VERSION: usize = 256;
 
 /// All that one agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,13 @@ pub struct ObservedAllocation {
     /// The bundle whose files are all in place; `None` when none is, or while one is being put there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<BundleDigest>,
+    /// The version that was last put in place or acted on with it; `None` when nothing was, or its agent does
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Its whole tree was removed, `data/` and `logs/` included, and nothing was put there since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purged: bool,
     /// Where its work stands.
     pub phase: Phase,
     /// What is known of its process, as far as `make` told.
@@ -84,6 +93,7 @@ impl ObservedAllocation {
             }
         };
         cut(&mut self.problem, MAX_TAIL);
+        cut(&mut self.version, MAX_VERSION);
         if let Some(action) = &mut self.action {
             cut(&mut action.tail, MAX_TAIL);
         }

@@ -1,8 +1,8 @@
-//! `maand cat agents`.
+//! `maand cat agents`, and `maand agent list`, which is the same.
 
 use serde_json::Value;
 
-use crate::catalog::{agents, observed, read};
+use crate::catalog::{agents, gc, observed, read};
 use crate::cli::Context;
 use crate::cli::table::{Table, time};
 use crate::clock;
@@ -12,19 +12,32 @@ use crate::failure::Failure;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "state:\n  not joined  no agent has joined: run maand agent token HOST\n  online      \
     connected now\n  offline     not heard of since last_seen\n\nupdate_seq is that of the desired state which the \
-    agent accepted; compare it\nwith maand info.")]
+    agent accepted; compare it with maand info.\nrefused: why the agent did not accept what it was offered.\ngone: since when \
+    the worker is in workers.json no more; maand deploy and maand gc clean up there, and\nmaand agent forget HOST where \
+    nobody can any more.")]
 pub struct Args {}
 
 /// Runs it.
 pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let (workers, said, contacts, joined) = catalog
-        .read(|tx| Ok((read::workers(tx)?, observed::agents(tx)?, observed::contacts(tx)?, agents::joined(tx)?)))?;
+    let (workers, gone, said, contacts, joined) = catalog.read(|tx| {
+        Ok((read::workers(tx)?, gc::gone(tx)?, observed::agents(tx)?, observed::contacts(tx)?, agents::joined(tx)?))
+    })?;
     let now_ms = clock::now_ms();
-    let mut table =
-        Table::new(&["host", "state", "last_seen", "version", "update_seq", "certificate_end", "clock_ms", "refused"]);
-    for worker in &workers {
-        let id = worker.worker_id;
+    let mut table = Table::new(&[
+        "host",
+        "state",
+        "last_seen",
+        "version",
+        "update_seq",
+        "certificate_end",
+        "clock_ms",
+        "refused",
+        "gone",
+    ]);
+    let listed = workers.into_iter().map(|worker| (worker.worker_id, worker.host, None));
+    let gone = gone.into_iter().map(|(id, host, since_ms)| (id, host, Some(since_ms)));
+    for (id, host, gone_ms) in listed.chain(gone) {
         let agent = said.get(&id);
         let contact = contacts.get(&id);
         let state = match (joined.contains_key(&id), contact) {
@@ -32,15 +45,17 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
             (true, Some(contact)) if contact.is_online(now_ms) => "online",
             (true, _) => "offline",
         };
+        let moment = |at: Option<i64>| at.map_or(Value::Null, |at| time(at).into());
         table.row(vec![
-            worker.host.as_str().into(),
+            host.as_str().into(),
             state.into(),
-            contact.map_or(Value::Null, |contact| time(contact.last_seen_ms).into()),
+            moment(contact.map(|contact| contact.last_seen_ms)),
             agent.map_or(Value::Null, |agent| agent.version.as_str().into()),
             agent.and_then(|agent| agent.accepted).map_or(Value::Null, |fence| fence.update_seq.into()),
-            joined.get(&id).map_or(Value::Null, |end| time(*end).into()),
+            moment(joined.get(&id).copied()),
             agent.map_or(Value::Null, |agent| agent.clock_offset_ms.into()),
             agent.and_then(|agent| agent.refused.as_deref()).map_or(Value::Null, Value::from),
+            moment(gone_ms),
         ]);
     }
     super::print(

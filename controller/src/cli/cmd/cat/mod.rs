@@ -1,6 +1,6 @@
 //! `maand cat VIEW`: one file a view.
 
-mod agents;
+pub mod agents;
 mod allocations;
 mod certs;
 mod deployments;

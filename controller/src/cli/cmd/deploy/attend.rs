@@ -13,6 +13,8 @@ use crate::catalog::rollout::Header;
 use crate::catalog::{Catalog, agents};
 use crate::cli::Context;
 use crate::cli::cmd::hooks::shown;
+use crate::cli::cmd::recover::refuse_regressed;
+use crate::cli::meanwhile::Meanwhile;
 use crate::cli::ui::Ui;
 use crate::clock;
 use crate::config::Settings;
@@ -25,7 +27,7 @@ use crate::hooks::sink::Logged;
 use crate::rollout::Limits;
 use crate::rollout::flight::Fate;
 use crate::rollout::job::{End, JobRollout};
-use crate::serve::{ServeLock, Server};
+use crate::serve::ServeLock;
 use crate::telemetry::{BucketLog, Line};
 
 /// Jobs of a wave that roll side by side.
@@ -88,6 +90,7 @@ impl<'a> Attendant<'a> {
     /// For the bucket of `context`.
     pub fn new(context: &'a Context, verbose: bool) -> Result<Self, Failure> {
         let settings = Settings::load(&context.bucket)?;
+        refuse_regressed(context, &mut context.catalog()?)?;
         Ok(Self {
             context,
             limits: limits(&settings),
@@ -152,22 +155,11 @@ impl<'a> Attendant<'a> {
 
     /// Drives `driver` to its end.
     pub fn attend(&mut self, catalog: &mut Catalog, driver: Driver) -> Result<Outcome, Failure> {
-        let server = match ServeLock::try_take(&self.context.bucket)? {
-            None => None,
-            Some(lock) => {
-                let start = Server::start_locked(&self.context.bucket, &self.settings, lock);
-                let server = self.runtime.block_on(start)?;
-                let address = server.local_addr();
-                self.context.ui.say(format_args!("no maand serve runs: serving agents on {address} meanwhile"));
-                Some(server)
-            }
-        };
+        let meanwhile = Meanwhile::serve(self.context, &self.settings, &self.runtime)?;
         let shown = self.shown.take().unwrap_or_else(|| Shown::new(&self.runtime));
         let result = self.drive(catalog, driver, &shown);
+        meanwhile.end();
         self.shown = Some(shown);
-        if let Some(server) = server {
-            self.runtime.block_on(server.shutdown());
-        }
         result
     }
 
@@ -195,6 +187,10 @@ impl<'a> Attendant<'a> {
                     .remedy("maand cat deployments says what is promoted; maand deploy rolls the rest"),
             ),
             Ended::Whole | Ended::LeaseLost => {}
+        }
+        // Who served nobody before may have learned just now that agents know more than the catalog.
+        if let Err(failure) = refuse_regressed(self.context, catalog) {
+            problems.splice(..0, failure.problems);
         }
         progress.end(problems.is_empty());
         let outcome = outcome(&driver, begin.elapsed().as_secs_f64());

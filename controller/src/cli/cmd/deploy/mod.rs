@@ -8,14 +8,15 @@ pub mod progress;
 
 use shared::{Code, Diagnostic, RunId};
 
-use crate::catalog::{Catalog, rollout as rows};
+use crate::catalog::{Catalog, recover, rollout as rows};
 use crate::cli::Context;
 use crate::cli::cmd::build;
 use crate::cli::filter::Filter;
 use crate::clock;
 use crate::drive::survey::Survey;
-use crate::drive::{Attended, Driver, high_water};
+use crate::drive::{Attended, Driver};
 use crate::failure::{Exit, Failure};
+use crate::high_water;
 use crate::plan::{Options, Plan, check, report};
 use crate::serve::ServeLock;
 use crate::telemetry::Line;
@@ -94,6 +95,15 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
         built.inspect_err(|_| remove_scratch(scratch.as_deref()))?;
     }
     let served = ServeLock::is_held(&context.bucket);
+    let evidence = high_water::evidence(&context.bucket, &mut catalog)?;
+    if !evidence.is_empty() {
+        context.ui.warn("the catalog is older than what agents have been told (maand recover): this plan may be wrong");
+    }
+    for host in catalog.read(|tx| unheard(tx))? {
+        context.ui.warn(format_args!(
+            "what {host} runs is not known since maand recover: run it again when its agent is back"
+        ));
+    }
     let database = scratch.clone().unwrap_or(database);
     let planned = planned(args, &mut catalog, served).and_then(|(mut survey, plan, options)| {
         if args.no_hooks {
@@ -121,6 +131,13 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
     let refused = refused.filter_map(|job| job.refused.as_ref().map(|why| problem::of_job(&job.job, why)));
     let problems: Vec<Diagnostic> = refused.chain(said).collect();
     if problems.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::Failed, problems }) }
+}
+
+/// Workers whose agents have not said what they run since the epoch was opened.
+fn unheard(connection: &rusqlite::Connection) -> crate::catalog::Result<Vec<shared::Host>> {
+    let waits = recover::recovering(connection)?;
+    let workers = crate::catalog::read::snapshot(connection)?.workers;
+    Ok(workers.into_iter().filter(|w| waits.contains_key(&w.worker_id)).map(|w| w.host).collect())
 }
 
 fn remove_scratch(path: Option<&std::path::Path>) {
@@ -180,6 +197,11 @@ fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
         let seq = driver.update_seq;
         context.ui.say(format_args!("going on with the deploy that was left open (update_seq {seq})"));
         attendant.attend(&mut catalog, driver)?;
+    }
+    for host in catalog.read(|tx| unheard(tx))? {
+        context
+            .ui
+            .warn(format_args!("what {host} runs is not known since maand recover: its agent has not been heard"));
     }
     let (mut survey, plan, options) = planned(args, &mut catalog, attendant.was_served)?;
     let attended = if args.detach { Attended::Left } else { Attended::Here };

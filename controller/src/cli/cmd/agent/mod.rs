@@ -1,4 +1,7 @@
-//! `maand agent`: who may join, and how.
+//! `maand agent`: who may join, who is there, and whose time is over.
+
+mod end;
+mod ping;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::BASE64URL_NOPAD;
@@ -10,16 +13,21 @@ use crate::cli::Context;
 use crate::cli::filter::unknown;
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::model::{Snapshot, Worker};
 use crate::tls::ca::{Authority, Kind};
 use crate::{clock, secrets};
 
 /// How long a token lives, minutes.
 pub const DEFAULT_TTL_MINUTES: u32 = 30;
 
-/// Let agents join
+/// Let agents join, look at them, ask for a sign of life, shut them out
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    List(super::cat::agents::Args),
     Token(Token),
+    Ping(ping::Ping),
+    Revoke(end::Revoke),
+    Forget(end::Forget),
 }
 
 /// Print the one line to run on a worker, with a token that works once
@@ -39,12 +47,25 @@ pub struct Token {
 
 /// Runs it.
 pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
-    let Command::Token(args) = command;
-    let snapshot = context.catalog()?.read(|tx| read::snapshot(tx))?;
+    match command {
+        Command::List(args) => super::cat::agents::run(args, context),
+        Command::Token(args) => print_token(&args, context),
+        Command::Ping(args) => ping::run(&args, context),
+        Command::Revoke(args) => end::revoke(&args, context),
+        Command::Forget(args) => end::forget(&args, context),
+    }
+}
+
+/// The worker of that name; an error names those there are.
+fn worker<'a>(snapshot: &'a Snapshot, host: &str) -> Result<&'a Worker, Failure> {
     let known = || snapshot.workers.iter().map(|worker| worker.host.as_str());
-    let Some(worker) = snapshot.workers.iter().find(|worker| worker.host.as_str() == args.host) else {
-        return Err(Failure::new(Exit::Usage, unknown("worker", &args.host, known())));
-    };
+    let found = snapshot.workers.iter().find(|worker| worker.host.as_str() == host);
+    found.ok_or_else(|| Failure::new(Exit::Usage, unknown("worker", host, known())))
+}
+
+fn print_token(args: &Token, context: &Context) -> Result<(), Failure> {
+    let snapshot = context.catalog()?.read(|tx| read::snapshot(tx))?;
+    let worker = worker(&snapshot, &args.host)?;
     let token = new_token(context, &worker.host, args.ttl)?;
     let url = Settings::load(&context.bucket)?.advertised();
     if context.ui.wants_json() {
