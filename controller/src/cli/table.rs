@@ -171,9 +171,9 @@ impl Table {
     }
 }
 
-/// Whether columns of these widths, with their borders, need no more than `width`.
+/// Whether columns of these widths, with a border behind each and one before all, need no more than `width`.
 fn fits(widths: &[usize], width: Option<u16>) -> bool {
-    width.is_none_or(|width| widths.iter().map(|width| width + 3).sum::<usize>() + 1 <= usize::from(width))
+    width.is_none_or(|width| widths.iter().map(|width| width + 3).sum::<usize>() < usize::from(width))
 }
 
 /// A number without exponent or needless decimals.
