@@ -171,7 +171,7 @@ impl Table {
     }
 }
 
-/// Whether columns of these widths, with their borders, need no more than `width`.
+/// Whether columns of these widths, with a border behind each and one before all, need no more than `width`.
 fn fits(widths: &[usize], width: Option<u16>) -> bool {
     width.is_none_or(|width| widths.iter().map(|width| width + 3).sum::<usize>() < usize::from(width))
 }
