@@ -2,6 +2,7 @@
 
 pub mod cmd;
 pub mod filter;
+mod help;
 pub mod meanwhile;
 pub mod operate;
 pub mod table;
@@ -97,7 +98,7 @@ enum Command {
 
 /// The whole command line, for help pages, man pages and completions.
 pub fn command() -> clap::Command {
-    Cli::command()
+    help::fitted(Cli::command())
 }
 
 /// Runs `maand`: parses, dispatches, prints what went wrong.

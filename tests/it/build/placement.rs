@@ -157,7 +157,8 @@ fn a_host_that_is_taken_out_is_removed_and_its_values_with_it() {
     let removed = column(&bucket, "allocations", &["worker_ip"], "removed");
     assert_eq!(
         removed,
-        [("w1".to_owned(), json!(true)), ("w2".to_owned(), json!(false)), ("w3".to_owned(), json!(false))]
+        [("w2".to_owned(), json!(false)), ("w3".to_owned(), json!(false)), ("w1".to_owned(), json!(true))],
+        "in worker order, those without a worker last"
     );
     for namespace in ["maand/worker/w1", "maand/worker/w1/tags", "maand/job/api/worker/w1"] {
         assert_eq!(keys(&bucket, namespace), [""; 0], "{namespace}");
