@@ -56,6 +56,22 @@ fn everything_that_is_missing_is_one_problem_before_anything_starts() {
     assert!(!bucket.dir().join("ran").exists());
 }
 
+/// With the environment of a machine that reaches the world by a proxy only, which here is none.
+fn behind_a_proxy(bucket: &Bucket, words: &[&str]) -> Output {
+    let mut command = bucket.command(words);
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"] {
+        command.env(name, "http://127.0.0.1:1");
+    }
+    command.env("NO_PROXY", "example.com");
+    finish(command, Duration::from_secs(120))
+}
+
+#[test]
+fn a_proxy_of_the_environment_does_not_stand_between() {
+    let bucket = built(1, "import maand\nmaand.list_job_keys().raise_for_status()\n");
+    behind_a_proxy(&bucket, &["hooks", "hook_x"]).expect(0);
+}
+
 /// The real python3: a version manager's stand-in needs its own PATH.
 fn which(name: &str) -> String {
     let mut command = std::process::Command::new(name);
@@ -123,7 +139,7 @@ say(maand.findBucketRoot()?.split("/").pop());
 "#,
     );
     bucket.maand(&["build"]).expect(0);
-    let output = bucket.maand(&["hooks", "hook_x", "--verbose"]).expect(0);
+    let output = behind_a_proxy(&bucket, &["hooks", "hook_x", "--verbose"]).expect(0);
     let said: Vec<&str> = output.stderr.lines().filter_map(|line| line.strip_prefix("api@w2 | ")).collect();
     assert_eq!(
         said[..11],
