@@ -74,7 +74,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let show = args.verbose.then(|| shown(&context.ui));
     let runner = start(&context.bucket, &settings, "hooks", RunId::from_uuid(clock::run_uuid()), show)?;
     runner.cancel_on_signals();
-    runner.check(&snapshot, HookEvent::Cli, Some(&hook), &jobs)?;
+    let running = jobs.iter().filter(|job| !active(&snapshot, job).is_empty());
+    runner.check(&snapshot, HookEvent::Cli, Some(&hook), running)?;
     let mut rows = Vec::new();
     let mut problems = Vec::new();
     for job in &jobs {
@@ -152,6 +153,7 @@ pub fn post_build(bucket: &BucketDir, ui: &Ui) -> Result<bool, Failure> {
         .jobs
         .iter()
         .filter(|job| job.spec.hooks.values().any(|hook| hook.executed_on.contains(&HookEvent::PostBuild)))
+        .filter(|job| !active(&snapshot, &job.name).is_empty())
         .collect();
     if jobs.is_empty() {
         return Ok(false);
