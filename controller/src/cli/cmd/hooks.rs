@@ -74,6 +74,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let show = args.verbose.then(|| shown(&context.ui));
     let runner = start(&context.bucket, &settings, "hooks", RunId::from_uuid(clock::run_uuid()), show)?;
     runner.cancel_on_signals();
+    let running = jobs.iter().filter(|job| !active(&snapshot, job).is_empty());
+    runner.check(&snapshot, HookEvent::Cli, Some(&hook), running)?;
     let mut rows = Vec::new();
     let mut problems = Vec::new();
     for job in &jobs {
@@ -151,6 +153,7 @@ pub fn post_build(bucket: &BucketDir, ui: &Ui) -> Result<bool, Failure> {
         .jobs
         .iter()
         .filter(|job| job.spec.hooks.values().any(|hook| hook.executed_on.contains(&HookEvent::PostBuild)))
+        .filter(|job| !active(&snapshot, &job.name).is_empty())
         .collect();
     if jobs.is_empty() {
         return Ok(false);
@@ -160,7 +163,7 @@ pub fn post_build(bucket: &BucketDir, ui: &Ui) -> Result<bool, Failure> {
     let runner = start(bucket, &settings, "build", RunId::from_uuid(clock::run_uuid()), None)?;
     runner.cancel_on_signals();
     let event = HookEvent::PostBuild;
-    runner.check(&snapshot, jobs.iter().map(|job| (&job.name, event)))?;
+    runner.check(&snapshot, event, None, jobs.iter().map(|job| &job.name))?;
     let step = Overlay::new();
     let mut problems = Vec::new();
     for job in jobs {
