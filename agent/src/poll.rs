@@ -40,6 +40,8 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
         };
         let wait = match config.poll_interval_seconds {
             Some(_) => 0,
+            // Back again: known at once, not when the first long poll is over.
+            None if !reached => 0,
             // Spread, so that a fleet that came back together does not stay together.
             None => MAX_WAIT_S - (clock::random() * 5.0) as u64,
         };
@@ -65,6 +67,8 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
                         config.poll_interval_seconds.map(|s| Duration::from_secs(s.into()))
                     }
                     Polled::Nothing(pause) => {
+                        // It ends, and is away for a while without a poll that fails.
+                        reached &= pause.is_none();
                         pause.or(config.poll_interval_seconds.map(|s| Duration::from_secs(s.into())))
                     }
                 }

@@ -84,10 +84,13 @@ impl Hands {
 
     /// Whether every interpreter is there that the hooks of a plan need, before any of them begins.
     pub fn check(&self, snapshot: &Snapshot, plan: &Plan) -> Result<(), Failure> {
-        let concerned = plan.jobs.iter().filter(|job| job.is_required() || job.decides);
-        let wanted: Vec<(&JobName, HookEvent)> =
-            concerned.flat_map(|job| job.hooks.iter().map(|event| (&job.job, *event))).collect();
-        if wanted.is_empty() { Ok(()) } else { self.runner()?.check(snapshot, wanted) }
+        let concerned: Vec<&JobPlan> = plan.jobs.iter().filter(|job| job.is_required() || job.decides).collect();
+        let events: BTreeSet<HookEvent> = concerned.iter().flat_map(|job| job.hooks.iter().copied()).collect();
+        for event in events {
+            let jobs = concerned.iter().filter(|job| job.has(event)).map(|job| &job.job);
+            self.runner()?.check(snapshot, event, None, jobs)?;
+        }
+        Ok(())
     }
 
     /// Runs the hooks of a call; how they ended comes with [`Hands::ended`].
