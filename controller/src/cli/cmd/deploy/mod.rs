@@ -30,7 +30,7 @@ use attend::Attendant;
 #[command(
     after_long_help = "Examples:\n  maand deploy --dry-run            what would be done, and why\n  maand deploy -b -n                the \
     same for the workspace as it is now; changes nothing\n  maand deploy --jobs api,web       these jobs alone\n  maand \
-    deploy --force            restart also what is in sync\n  maand deploy --sync-only          files only, no make \
+    deploy --force              restart also what is in sync\n  maand deploy --sync-only          files only, no make \
     target\n  maand deploy --detach             leave it to maand drive\n\nCtrl-C pauses after the batches in flight, twice \
     leaves at once; maand deploy goes on with it.\nAn agent that does not pick up its work within pickup_timeout \
     (maand.conf) is out of reach: the job\ngoes on without as many as max_unreachable allows, and maand drive \
