@@ -227,7 +227,9 @@ pub enum Moved {
     Failed(String),
     /// It is asked for again, under a new id.
     Again(ActionKind),
-    /// Its agent is out of reach; the rollout goes on without it, or ends with it named.
+    /// Its agent is out of reach: what it was told is taken back.
+    TakenBack,
+    /// The job goes on without it, until its agent is back.
     Deferred,
     /// Its agent is away; what it was told is done when it is back.
     Left,

@@ -326,7 +326,7 @@ impl JobRollout {
         }
         let (alloc_id, worker_id, bundle) = (step.alloc_id, step.worker_id, step.to);
         effects.push(Effect::Withdraw { alloc_id, worker_id, bundle });
-        effects.push(self.moved(Some(&step.host), Moved::Deferred));
+        effects.push(self.moved(Some(&step.host), Moved::TakenBack));
         self.end_flight(alloc_id, Fate::Deferred);
     }
 
@@ -341,6 +341,7 @@ impl JobRollout {
                     bundle: step.to,
                     version: step.new_version.clone(),
                 });
+                effects.push(self.moved(Some(&step.host), Moved::Deferred));
             }
         }
     }

@@ -80,6 +80,9 @@ impl Outcome {
             0 => String::new(),
             n => format!(", {n} deferred"),
         };
+        if self.promoted + self.stopped + self.deferred.len() == 0 {
+            return ui.say(format_args!("no deployment required; agents are told of update_seq {}", self.update_seq));
+        }
         let plural = if self.promoted == 1 { "" } else { "s" };
         let (promoted, seconds) = (self.promoted, self.seconds);
         ui.say(format_args!("deployed: {promoted} allocation{plural} promoted{stopped}{deferred} in {seconds:.1} s"));

@@ -91,7 +91,8 @@ pub fn words(host: Option<&Host>, what: &Moved) -> (&'static str, &'static str, 
             (event, "31", if why.is_empty() { "failed".to_owned() } else { format!("failed: {why}") })
         }
         Moved::Again(kind) => ("allocation_released", "33", format!("{kind} was interrupted, released again")),
-        Moved::Deferred => ("allocation_deferred", "33", "its agent is out of reach: deferred".to_owned()),
+        Moved::TakenBack => ("allocation_taken_back", "33", "its agent is out of reach: taken back".to_owned()),
+        Moved::Deferred => ("allocation_deferred", "33", "deferred until its agent is back".to_owned()),
         Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
         Moved::AssumedDead => {
             let host = host.map_or_else(String::new, ToString::to_string);
