@@ -63,6 +63,8 @@ paths! {
     from_backup = "secrets/from-backup.json";
     /// Rendered trees, while a command lasts.
     tmp = "tmp";
+    /// Of these, what `maand stage` writes: a directory a worker.
+    staged = "tmp/workers";
     /// Structured logs.
     logs = "logs";
     /// Logs of each run.

@@ -12,5 +12,7 @@ mod gc;
 mod health;
 mod join;
 mod namespaces;
+mod recover;
 mod rules;
 mod sim;
+mod why;
