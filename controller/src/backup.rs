@@ -122,7 +122,9 @@ fn archive(
     for (name, path) in files(&bucket.secrets())?.into_iter().filter(|(name, _)| kept(name)) {
         into.file(&format!("secrets/{name}"), &path, 0o600)?;
     }
-    into.file("maand.conf", &bucket.conf(), 0o644)?;
+    if bucket.conf().is_file() {
+        into.file("maand.conf", &bucket.conf(), 0o644)?;
+    }
     if with_workspace {
         into.tree(&bucket.workspace())?;
     }

@@ -84,7 +84,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
     let of_host = of_worker(&known.worker);
     let answers: Vec<Conclusion> = all.iter().map(|here| of_allocation(&known.worker, here)).collect();
-    let whole = of_host.clone().or_else(|| answers.iter().find(|a| a.remedy.is_some()).cloned());
+    let whole = of_host.or_else(|| answers.iter().find(|a| a.remedy.is_some()).cloned());
     let whole = match args.job.is_some() {
         true => answers.first().cloned(),
         false => whole,
