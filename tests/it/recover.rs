@@ -39,7 +39,9 @@ fn a_restored_bucket_tells_agents_nothing_until_it_is_recovered_and_restarts_not
     bucket.setting("pickup_timeout = 5");
     let hosts = hosts(&bucket, 2);
     bucket.workers(&hosts, &["all"]);
-    bucket.recording_job("api", &json!({"selectors": ["all"], "version": "1.0.0"}));
+    let certs = json!({"tls": {"subject": {"common_name": "api"}}});
+    let api = |version: &str| json!({"selectors": ["all"], "version": version, "certs": certs});
+    bucket.recording_job("api", &api("1.0.0"));
     bucket.recording_job("web", &json!({"selectors": ["all"]}));
     bucket.write("workspace/jobs/api/app.conf.j2", "host={{ worker_ip }}\n");
     bucket.maand(&["build"]).expect(0);
@@ -59,7 +61,7 @@ fn a_restored_bucket_tells_agents_nothing_until_it_is_recovered_and_restarts_not
     );
 
     // After the backup: a newer api, web gone, a job that the backup does not know.
-    bucket.recording_job("api", &json!({"selectors": ["all"], "version": "2.0.0"}));
+    bucket.recording_job("api", &api("2.0.0"));
     bucket.recording_job("late", &json!({"selectors": ["all"], "version": "7.0.0"}));
     std::fs::remove_dir_all(bucket.path("workspace/jobs/web")).unwrap();
     bucket.maand(&["deploy", "-b"]).expect(0);
@@ -92,8 +94,8 @@ fn a_restored_bucket_tells_agents_nothing_until_it_is_recovered_and_restarts_not
     assert_eq!(info(&bucket), (2, 3), "beyond everything that was handed out: {done}");
     let rows = done["allocations"].as_array().unwrap();
     let row = |job: &str, host: &str| rows.iter().find(|r| r["job"] == job && r["worker_ip"] == host).unwrap();
-    let api = row("api", &hosts[0]);
-    assert_eq!((&api["backup_version"], &api["has_version"]), (&json!("1.0.0"), &json!("2.0.0")), "{api}");
+    let found = row("api", &hosts[0]);
+    assert_eq!((&found["backup_version"], &found["has_version"]), (&json!("1.0.0"), &json!("2.0.0")), "{found}");
     assert_eq!(row("late", &hosts[1])["note"], "unknown to the backup: a build makes it known again");
     assert_eq!(row("web", &hosts[1])["process"], "stopped");
     assert!(bucket.read("logs/maand.log").contains("issuing_resumed"));
@@ -115,9 +117,19 @@ fn a_restored_bucket_tells_agents_nothing_until_it_is_recovered_and_restarts_not
     bucket.maand(&["deploy"]).expect(0);
     assert_eq!([ran(&agents, "api"), ran(&agents, "late")], [before[0].clone(), before[2].clone()]);
 
+    // A worker that is new gets all of it from what was in the backup, keys included.
+    let more: Vec<String> = hosts.iter().cloned().chain([bucket.address(9).to_string()]).collect();
+    bucket.workers(&more, &["all"]);
+    bucket.maand(&["build"]).expect(0);
+    let new = Agent::join(&bucket, &more[2]);
+    bucket.maand(&["deploy"]).expect(0);
+    assert_eq!(new.read("api", "data/ran"), "start 0.0.0 2.0.0\n");
+    assert!(new.read("api", "certs/tls.key").contains("PRIVATE KEY"));
+    assert_eq!(ran(&agents, "api"), before[0]);
+
     // And everything goes on as ever, without serve too.
     serve.stop(Duration::from_secs(20));
-    bucket.recording_job("api", &json!({"selectors": ["all"], "version": "3.0.0"}));
+    bucket.recording_job("api", &api("3.0.0"));
     bucket.maand(&["deploy", "-b"]).expect(0);
     assert_eq!(ran(&agents, "api")[1], format!("{}restart 2.0.0 3.0.0\n", before[0][1]));
     agents[0].process().stop(Duration::from_secs(10));
