@@ -33,7 +33,7 @@ use crate::telemetry::{BucketLog, Line};
     after_long_help = "Examples:\n  maand gc --dry-run            what would go, what would stay, and why\n  maand gc                      \
     all of it\n  maand gc --retain-days 14     leave what was removed within the last two weeks\n\nThe usual order after \
     taking a job or worker out of the workspace:\n  maand build && maand deploy && maand gc\n\nDays count from the \
-    build that found an allocation no longer wanted. A crash, or an agent that is away,\nloses nothing: run it again. \
+    build that found an allocation no longer wanted. A crash, or an agent that is away, loses nothing: run it again. \
     Exit code 1 when something was left that should have gone."
 )]
 pub struct Args {

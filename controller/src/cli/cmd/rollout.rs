@@ -167,7 +167,8 @@ fn find_open(catalog: &mut Catalog, wanted: Option<&str>) -> Result<Header, Fail
     }
 }
 
-fn phase(job: &JobRollout) -> String {
+/// How far a job is, in words.
+pub fn phase(job: &JobRollout) -> String {
     let all = job.plan.batches.len();
     match &job.phase {
         Phase::Held => "waiting for its turn".to_owned(),

@@ -11,6 +11,7 @@ use shared::{Code, Diagnostic, RunId};
 use crate::catalog::{Catalog, recover, rollout as rows};
 use crate::cli::Context;
 use crate::cli::cmd::build;
+use crate::cli::cmd::recover::hear;
 use crate::cli::filter::Filter;
 use crate::clock;
 use crate::drive::survey::Survey;
@@ -202,7 +203,8 @@ fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
         context.ui.say(format_args!("going on with the deploy that was left open (update_seq {seq})"));
         attendant.attend(&mut catalog, driver)?;
     }
-    for host in catalog.read(|tx| unheard(tx))? {
+    // After a restored backup: what agents that came back since have said counts.
+    for host in hear(&mut catalog)? {
         context
             .ui
             .warn(format_args!("what {host} runs is not known since maand recover: its agent has not been heard"));

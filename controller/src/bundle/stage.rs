@@ -1,0 +1,89 @@
+//! Edge: a bundle as the tree that its worker would have, for people to look at. Content is copied, never
+//! linked: who edits what is here must not edit the store.
+#![expect(clippy::disallowed_methods, reason = "edge: writes trees below tmp/")]
+#![expect(clippy::disallowed_types, reason = "edge: a private file is 0600 from its first byte")]
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use shared::{Bundle, Entry};
+use thiserror::Error;
+
+use super::store::{self, Store};
+use crate::secrets::SealingKey;
+
+/// Why a tree could not be written.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A file of it.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its content.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { operation, path, source }
+}
+
+/// Makes a directory that nobody else reads, with those above it.
+pub fn directory(dir: &Path) -> Result<(), Error> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("make", dir))
+}
+
+/// Removes a tree, if it is there.
+pub fn clear(dir: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes `bundle` as the tree `dir`, in place of what is there; bytes that were written. Modes are those of the
+/// worker, but for private files, which are 0600, and directories, which are 0700.
+pub fn stage(store: &Store, key: &SealingKey, dir: &Path, bundle: &Bundle) -> Result<u64, Error> {
+    clear(dir)?;
+    directory(dir)?;
+    let mut bytes = 0;
+    for entry in bundle.entries() {
+        let path = dir.join(entry.path.as_str());
+        if let Some(parent) = path.parent() {
+            directory(parent)?;
+        }
+        bytes += file(store, key, &path, entry)?;
+    }
+    Ok(bytes)
+}
+
+fn file(store: &Store, key: &SealingKey, path: &Path, entry: &Entry) -> Result<u64, Error> {
+    let create =
+        || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path));
+    if entry.private {
+        let content = store.read_private(key, &entry.blob)?;
+        create()?.write_all(&content).map_err(io_error("write", path))?;
+        return Ok(entry.len);
+    }
+    let mut from = store.open_blob(&entry.blob)?;
+    let mut to = create()?;
+    let copied = io::copy(&mut from, &mut to).map_err(io_error("write", path))?;
+    let mode = std::fs::Permissions::from_mode(entry.mode & 0o777);
+    std::fs::set_permissions(path, mode).map_err(io_error("set the mode of", path))?;
+    Ok(copied)
+}
+
+/// Writes a small file beside the trees.
+pub fn beside(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(content)).map_err(io_error("write", path))
+}
