@@ -165,7 +165,7 @@ fn a_host_that_is_taken_out_is_removed_and_its_values_with_it() {
     }
     assert_eq!(must(&bucket, "maand/job/api/worker/w2", "peer_workers"), "w3");
     assert_eq!(must(&bucket, "maand/job/api/worker/w2", "api_allocation_index"), "0");
-    let word = column(&bucket, "deployments", &["worker_ip"], "rollout").remove(0);
+    let word = column(&bucket, "deployments", &["worker_ip"], "rollout").remove(2);
     assert_eq!(word, ("w1".to_owned(), json!("removed")));
     // Back again it is another worker.
     bucket.write("workspace/workers.json", r#"[{"host": "w1"}, {"host": "w2"}, {"host": "w3"}]"#);

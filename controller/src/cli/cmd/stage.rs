@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use shared::{Code, Diagnostic, Host};
 
-use crate::bundle::stage::{self, Error};
+use crate::bundle::stage::{self, Content, Error};
 use crate::bundle::store::Store;
 use crate::catalog::{bundles, desired, read};
 use crate::cli::Context;
@@ -71,8 +71,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let text = serde_json::to_string_pretty(&worker).unwrap_or_default();
             stage::beside(&dir.join("worker.json"), format!("{text}\n").as_bytes()).map_err(problem)?;
         }
-        bytes +=
-            stage::stage(&store, &key, &dir.join("jobs").join(allocation.job.as_str()), &bundle).map_err(problem)?;
+        bytes += stage::stage(&store, &key, &dir.join("jobs").join(allocation.job.as_str()), &bundle, Content::Copied)
+            .map_err(problem)?;
         trees += 1;
     }
     if trees == 0 {

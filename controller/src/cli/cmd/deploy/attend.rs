@@ -9,6 +9,7 @@ use shared::{Code, Diagnostic, RunId, WorkerId};
 
 use super::problem;
 use super::progress::Shown;
+use super::trees::Trees;
 use crate::catalog::rollout::Header;
 use crate::catalog::{Catalog, agents};
 use crate::cli::Context;
@@ -171,6 +172,8 @@ impl<'a> Attendant<'a> {
         let progress = shown.of(&self.context.ui, &self.log, driver.run, driver.update_seq);
         progress.begin();
         let hands = self.hands(driver.run);
+        let bucket = &self.context.bucket;
+        let _trees = Trees::of(bucket, bucket.database(), driver.rollout().jobs().map(|job| &job.plan));
         let ended = driver.drive(catalog, &self.context.bucket, &progress, &hands)?;
         if ended == Ended::LeaseLost {
             let problem = Diagnostic::new(Code::HoldsLease, "another process drives this deploy now");

@@ -5,6 +5,7 @@ pub mod attend;
 mod preview;
 mod problem;
 pub mod progress;
+mod trees;
 
 use shared::{Code, Diagnostic, RunId};
 
@@ -111,6 +112,7 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let database = scratch.clone().unwrap_or(database);
     let planned = planned(args, &mut catalog, served).and_then(|(mut survey, plan, options)| {
+        let _trees = trees::Trees::of(&context.bucket, database.clone(), &plan.jobs);
         if args.no_hooks {
             Ok(preview::Preview::of(plan))
         } else {
