@@ -119,7 +119,7 @@ fn a_sleeper_does_not_do_late_what_was_taken_back() {
             let (agent, row) = (fleet.bucket.cat("agents")[0].clone(), fleet.bucket.cat("deployments")[0].clone());
             let told = fleet.worker_json(0);
             let newest = told["generation"].as_u64() >= Some(4) && agent["update_seq"] == seq;
-            if newest && row["agent"] == Value::Null { Ok(()) } else { Err((agent, row, told)) }
+            if newest && row["agent"] == Value::Null { Ok(()) } else { Err(format!("{agent} {row} {told}")) }
         });
         assert_eq!(fleet.agents[0].read("api", "data/ran"), "start 0.0.0 0.0.0\n", "never done late");
         assert_eq!(fleet.agents[0].read("api", "conf/app"), "", "nor are its files there");
