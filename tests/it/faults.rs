@@ -91,11 +91,9 @@ fn while_a_deploy_lasts_its_trees_can_be_looked_at() {
     let _agents = agents(&bucket, &hosts);
     let mut deploy = bucket.start("deploy", &["deploy"]);
     let tree = bucket.path(&format!("tmp/workers/{}/jobs/api", hosts[0]));
-    harness::poll::until("the tree", harness::poll::LONG, || {
-        match std::fs::read_to_string(tree.join("app.conf")) {
-            Ok(text) if text == format!("I am {}\n", hosts[0]) => Ok(()),
-            other => Err(format!("{other:?} {}", deploy.printed())),
-        }
+    harness::poll::until("the tree", harness::poll::LONG, || match std::fs::read_to_string(tree.join("app.conf")) {
+        Ok(text) if text == format!("I am {}\n", hosts[0]) => Ok(()),
+        other => Err(format!("{other:?} {}", deploy.printed())),
     });
     assert!(tree.join("Makefile").exists());
     std::fs::write(&gate, "").unwrap();

@@ -98,13 +98,12 @@ pub fn gone(connection: &Connection) -> Result<Vec<(WorkerId, Host, i64)>> {
     })
 }
 
-/// Tells workers to take whole trees away: for each the fence that says so, and what it was told. An allocation
-/// that is wanted again, or may run, or that a rollout has to do with by now, is left out.
-pub fn tell_purged(
-    connection: &Connection,
-    asked: &BTreeMap<WorkerId, Vec<AllocId>>,
-    now_ms: i64,
-) -> Result<BTreeMap<WorkerId, (Option<Fence>, Vec<AllocId>)>> {
+/// By worker: the fence of what it was told, and what that is about.
+pub type Told = BTreeMap<WorkerId, (Option<Fence>, Vec<AllocId>)>;
+
+/// Tells workers to take whole trees away. An allocation that is wanted again, or may run, or that a rollout has
+/// to do with by now, is left out.
+pub fn tell_purged(connection: &Connection, asked: &BTreeMap<WorkerId, Vec<AllocId>>, now_ms: i64) -> Result<Told> {
     let still: BTreeSet<(WorkerId, AllocId)> = leftovers(connection)?
         .into_iter()
         .filter(|l| !l.may_run && !l.in_rollout)
