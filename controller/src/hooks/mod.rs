@@ -181,6 +181,11 @@ impl Runner {
         self.runtime.block_on(self.run_on(snapshot, call, step))
     }
 
+    /// Waits for what was begun on the threads of hooks.
+    pub fn wait<T>(&self, until: impl Future<Output = T>) -> T {
+        self.runtime.block_on(until)
+    }
+
     async fn run_on(&self, snapshot: &Snapshot, call: &Call<'_>, step: &Arc<Overlay>) -> Result<Report, Failure> {
         let mut report = Report { job: call.job.clone(), event: call.event, ran: Vec::new(), by_hand: Vec::new() };
         // A job that is gone from the workspace has no scripts any more.

@@ -237,6 +237,8 @@ pub enum Moved {
     AssumedDead,
     /// Hooks of this event begin.
     Hooks(HookEvent),
+    /// Something that stops nothing, and that the operator should know.
+    Noted(String),
     /// The job ended well, but for so many allocations.
     Done(usize),
     /// The job was planned anew, and needs nothing.

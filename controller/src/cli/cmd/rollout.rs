@@ -178,7 +178,9 @@ pub fn phase(job: &JobRollout) -> String {
         Phase::Removing => "removing".to_owned(),
         Phase::Waiting { batch } => format!("batch {} of {all} is next", (batch + 1).min(all)),
         Phase::Rolling { batch } => format!("batch {} of {all}", batch + 1),
-        Phase::Gate { batch } | Phase::Pause { batch, .. } => format!("gate of batch {} of {all}", batch + 1),
+        Phase::Judging { batch } | Phase::Gate { batch } | Phase::Pause { batch, .. } => {
+            format!("gate of batch {} of {all}", batch + 1)
+        }
         Phase::Promoting => "files of drained allocations".to_owned(),
         Phase::Ended { end } => match end {
             End::Done if !job.plan.is_required() => "skipped".to_owned(),

@@ -100,6 +100,7 @@ pub fn words(host: Option<&Host>, what: &Moved) -> (&'static str, &'static str, 
             ("worker_assumed_dead", "33", text)
         }
         Moved::Hooks(event) => ("hooks_begun", "2", format!("{} hooks", event.word())),
+        Moved::Noted(note) => ("job_noted", "33", clean(note)),
         Moved::Done(0) => ("job_done", "32", "done".to_owned()),
         Moved::Done(1) => ("job_done", "33", "done, but for 1 that failed".to_owned()),
         Moved::Done(n) => ("job_done", "33", format!("done, but for {n} that failed")),
