@@ -188,7 +188,7 @@ fn start(
     run: RunId,
     show: Option<Show>,
 ) -> Result<Runner, Failure> {
-    let log = BucketLog::new(bucket, settings.log_json);
+    let log = BucketLog::new(bucket, settings.logs);
     let sink = Arc::new(Logged { log, maand, run, show });
     Runner::start(Setup {
         bucket: bucket.clone(),

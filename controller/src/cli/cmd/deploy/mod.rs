@@ -29,15 +29,19 @@ use attend::Attendant;
 /// no longer wanted is stopped first. Agents pull: when no maand serve runs, this serves them for as long
 /// as it lasts.
 #[derive(Debug, Default, clap::Args)]
-#[command(
-    after_long_help = "Examples:\n  maand deploy --dry-run            what would be done, and why\n  maand deploy -b -n                the \
-    same for the workspace as it is now; changes nothing\n  maand deploy --jobs api,web       these jobs alone\n  maand \
-    deploy --force            restart also what is in sync\n  maand deploy --sync-only          files only, no make \
-    target\n  maand deploy --detach             leave it to maand drive\n\nCtrl-C pauses after the batches in flight, twice \
-    leaves at once; maand deploy goes on with it.\nAn agent that does not pick up its work within pickup_timeout \
-    (maand.conf) is out of reach: the job\ngoes on without as many as max_unreachable allows, and maand drive \
-    brings them up to date later.\nExit code 1 when anything failed: every failure is listed at the end."
-)]
+#[command(after_long_help = "Examples:
+  maand deploy --dry-run            what would be done, and why
+  maand deploy -b -n                the same for the workspace as it is now
+  maand deploy --jobs api,web       these jobs alone
+  maand deploy --force              restart also what is in sync
+  maand deploy --sync-only          files only, no make target
+  maand deploy --detach             leave it to maand drive
+
+Ctrl-C pauses after the batches in flight, twice leaves at once; maand deploy
+goes on with it. An agent that does not pick up its work within pickup_timeout
+(maand.conf) is out of reach: the job goes on without as many as max_unreachable
+allows, and maand drive brings them up to date later.
+Exit code 1 when anything failed: every failure is listed at the end.")]
 pub struct Args {
     /// Only these jobs
     #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
@@ -237,6 +241,18 @@ pub fn begin(
             maand: "deploy",
             job: Some(job.job.as_str()),
             reason: Some(reason),
+            ..Line::default()
+        });
+    }
+    let rest = survey.snapshot.allocations.iter().filter(|allocation| !allocation.is_active());
+    for allocation in rest.filter(|allocation| allocation.promoted.is_none()) {
+        attendant.log(Line {
+            event: Some("reconcile_skip_stop"),
+            maand: "deploy",
+            worker: Some(&allocation.host),
+            job: Some(allocation.job.as_str()),
+            phase: Some("reconcile"),
+            reason: Some("not_deployed"),
             ..Line::default()
         });
     }
