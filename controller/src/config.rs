@@ -31,7 +31,32 @@ pub const TEMPLATE: &str = "\
 
 # Form of the lines in logs/: \"kv\" or \"json\".
 # log_format = \"kv\"
+
+# A log that has grown to so many MiB becomes FILE.1, that one FILE.2, and so on; so many of them stay. Of
+# logs/runs/ the newest stay.
+# log_max_mb = 64
+# log_keep = 5
+# log_keep_runs = 500
 ";
+
+/// How the bucket's logs are written and kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logs {
+    /// Whether lines are JSON.
+    pub json: bool,
+    /// Size from which a log is set aside, bytes.
+    pub max_bytes: u64,
+    /// How many of those set aside stay, of each.
+    pub keep: u32,
+    /// How many directories of runs stay.
+    pub keep_runs: u32,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self { json: false, max_bytes: 64 << 20, keep: 5, keep_runs: 500 }
+    }
+}
 
 /// The bucket's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +67,8 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// Seconds until work that was not picked up fails.
     pub pickup_timeout_s: u64,
-    /// Whether log lines are JSON.
-    pub log_json: bool,
+    /// The bucket's logs.
+    pub logs: Logs,
     /// Days that a job's certificate is good.
     pub certs_ttl_days: u32,
     /// Days before its end from which a build renews it.
@@ -60,7 +85,7 @@ impl Default for Settings {
             listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
             advertise: None,
             pickup_timeout_s: 60,
-            log_json: false,
+            logs: Logs::default(),
             certs_ttl_days: 60,
             certs_renewal_days: 10,
             job_config_selector: String::new(),
@@ -69,8 +94,18 @@ impl Default for Settings {
     }
 }
 
-const KNOWN: [&str; 7] =
-    ["listen", "advertise", "pickup_timeout", "certs_ttl", "certs_renewal_buffer", "job_config_selector", "log_format"];
+const KNOWN: [&str; 10] = [
+    "listen",
+    "advertise",
+    "pickup_timeout",
+    "certs_ttl",
+    "certs_renewal_buffer",
+    "job_config_selector",
+    "log_format",
+    "log_max_mb",
+    "log_keep",
+    "log_keep_runs",
+];
 /// Of the tool that connected with SSH; accepted, with a word on what replaces them.
 const OLD: [&str; 4] = ["use_sudo", "ssh_user", "ssh_key", "ssh_port"];
 
@@ -125,9 +160,23 @@ impl Settings {
                     problems.push(problem("pickup_timeout is a number of seconds, 1 to 86400".into()))
                 }
                 ("log_format", toml::Value::String(text)) if ["kv", "json", "jsonl"].contains(&text.as_str()) => {
-                    settings.log_json = text != "kv";
+                    settings.logs.json = text != "kv";
                 }
                 ("log_format", _) => problems.push(problem("log_format is \"kv\" or \"json\"".into())),
+                ("log_max_mb", toml::Value::Integer(mb @ 1..=65_536)) => {
+                    settings.logs.max_bytes = mb.unsigned_abs() << 20
+                }
+                ("log_max_mb", _) => problems.push(problem("log_max_mb is a number of MiB, 1 to 65536".into())),
+                ("log_keep", toml::Value::Integer(count @ 1..=1000)) => {
+                    settings.logs.keep = u32::try_from(*count).unwrap_or(1);
+                }
+                ("log_keep", _) => problems.push(problem("log_keep is a number of files, 1 to 1000".into())),
+                ("log_keep_runs", toml::Value::Integer(count @ 1..=1_000_000)) => {
+                    settings.logs.keep_runs = u32::try_from(*count).unwrap_or(1);
+                }
+                ("log_keep_runs", _) => {
+                    problems.push(problem("log_keep_runs is a number of directories, 1 to 1000000".into()));
+                }
                 ("listen" | "advertise", _) => problems.push(problem(format!("{key} is a text in quotes"))),
                 (key, _) if OLD.contains(&key) => old.push(key.to_owned()),
                 // The older tool wrote 0 for "not set".
@@ -204,7 +253,7 @@ mod tests {
     #[test]
     fn the_template_is_the_defaults() {
         assert_eq!(Settings::parse(TEMPLATE), Ok(Settings::default()));
-        let shown = ["listen", "pickup", "log_f", "certs_", "job_config"]
+        let shown = ["listen", "pickup", "log_", "certs_", "job_config"]
             .iter()
             .fold(TEMPLATE.to_owned(), |text, key| text.replace(&format!("# {key}"), key));
         assert_eq!(Settings::parse(&shown), Ok(Settings::default()), "the defaults that it shows are the defaults");

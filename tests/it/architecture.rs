@@ -37,6 +37,9 @@ const PURE_FILES: &[&str] = &[
     "hooks/api/body.rs",
     "hooks/api/openapi.rs",
     "hooks/api/routes.rs",
+    "telemetry.rs",
+    "telemetry/blocks.rs",
+    "telemetry/record.rs",
 ];
 
 /// Words that have no place in a pure file.

@@ -17,6 +17,7 @@ mod help;
 mod hooks;
 mod incremental;
 mod join;
+mod logs;
 mod namespaces;
 mod operations;
 mod recover;

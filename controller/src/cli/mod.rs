@@ -44,7 +44,8 @@ const EVERYWHERE: &str = "With every command";
         workspace/jobs/<job>/\n  maand build && maand serve\n  maand agent token 10.0.0.1       # prints the line to \
         run on that worker\n  maand deploy --dry-run && maand deploy\n\nExit codes:\n  0    done, also when there was nothing to do\n  \
         1    a deploy, hook, health check or operation failed, wholly or in part\n  2    the command line\n  \
-        3    workspace or configuration\n  4    not a bucket, or its catalog is of another version\n  255  a bug"
+        3    workspace or configuration\n  4    not a bucket, or its catalog is of another version\n  255  a bug\n\n\
+        maand explain CODE says what an error is about."
 )]
 struct Cli {
     /// The bucket's directory, if it is not this one
@@ -95,6 +96,9 @@ enum Command {
     HealthCheck(cmd::health_check::Args),
     #[command(subcommand)]
     Agent(cmd::agent::Command),
+    #[command(subcommand)]
+    Logs(cmd::logs::Command),
+    Explain(cmd::explain::Args),
     Serve(cmd::serve::Args),
     Dev(cmd::dev::Args),
 }
@@ -134,6 +138,8 @@ pub fn main() -> ExitCode {
         Command::RunScript(args) => cmd::run_command::run(&args, &context),
         Command::HealthCheck(args) => cmd::health_check::run(&args, &context),
         Command::Agent(command) => cmd::agent::run(command, &context),
+        Command::Logs(command) => cmd::logs::run(command, &context),
+        Command::Explain(args) => cmd::explain::run(&args, &context),
         Command::Serve(args) => cmd::serve::run(args, &context),
         Command::Dev(args) => cmd::dev::run(args, &context),
     };

@@ -17,7 +17,7 @@ use shared::text::clean;
 use shared::{Code, Diagnostic, Host, OperationId, RunId, WorkerId};
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::said::{label, problem};
+use self::said::{command, label, problem};
 use super::Context;
 use crate::catalog::{Catalog, agents, observed, read};
 use crate::clock;
@@ -27,13 +27,13 @@ use crate::failure::{Exit, Failure};
 use crate::hooks::Runner;
 use crate::model::{Allocation, Job, Snapshot, health};
 use crate::serve::{ServeLock, Server};
-use crate::telemetry::{BucketLog, Line};
+use crate::telemetry::{BucketLog, Line, phase};
 
 pub use said::absent;
 
 /// How long agents get to dial a server that has only just begun to serve, milliseconds.
 const DIAL_MS: i64 = 15_000;
-/// How long an agent gets to accept a deploy that has only just ended, milliseconds.
+/// How long an agent gets to accept a deploy that has only just ended, or to come back, milliseconds.
 const STEP_MS: i64 = 5_000;
 /// How often agents are looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
         let settings = Settings::load(&context.bucket)?;
         let mut catalog = context.catalog()?;
         let snapshot = catalog.read(|tx| read::snapshot(tx))?;
-        let log = BucketLog::new(&context.bucket, settings.log_json);
+        let log = BucketLog::new(&context.bucket, settings.logs);
         let runtime = context.runtime()?;
         let (run, begin, interrupts) =
             (RunId::from_uuid(clock::run_uuid()), clock::instant(), Arc::new(AtomicU32::new(0)));
@@ -174,7 +174,8 @@ impl<'a> Session<'a> {
                 now_ms - begun_ms < if self.server.is_some() { DIAL_MS.max(patience_ms) } else { patience_ms };
             let stepping = now_ms - begun_ms < STEP_MS;
             let coming = missing.iter().any(|(_, standing)| match standing {
-                Standing::Offline(_) => dialling,
+                // It may be on its way back, as after a restart.
+                Standing::Offline(since) => dialling || since.is_some_and(|since| now_ms - since < STEP_MS),
                 Standing::Behind { .. } => stepping || dialling,
                 Standing::Ready | Standing::NotJoined | Standing::Refuses(_) => false,
             });
@@ -227,6 +228,10 @@ impl<'a> Session<'a> {
                 Diagnostic::new(Code::OperationFailed, format!("{host} has as much ad-hoc work as it may have"));
             Failure::new(Exit::Failed, problem.remedy("wait until what runs there has ended, or ask for less at once"))
         })?;
+        for asked in &asked {
+            let (phase, cmd) = (phase(&asked.work), command(&asked.work));
+            self.write(Line { event: Some("command_begin"), cmd: cmd.as_deref(), ..of(asked, phase) });
+        }
         let mut shown = Shown { context: self.context, interrupts: &self.interrupts, output: BTreeMap::new() };
         let ends = operations::follow(&mut self.catalog, bucket, &asked, &mut shown)?;
         let mut output = shown.output;
@@ -238,7 +243,11 @@ impl<'a> Session<'a> {
         for answer in &answers {
             let (exit, duration_ms) = match &answer.end {
                 End::Said(said) => (
-                    if let Some(Ended::Failed { exit }) = said.outcome { Some(exit) } else { None },
+                    match said.outcome {
+                        Some(Ended::Ok) => Some(0),
+                        Some(Ended::Failed { exit }) => Some(exit),
+                        _ => None,
+                    },
                     Some(said.duration_ms),
                 ),
                 _ => (None, None),
@@ -246,14 +255,11 @@ impl<'a> Session<'a> {
             let reason = problem(answer, self.run).map(|problem| problem.message);
             self.write(Line {
                 level: if reason.is_some() { "error" } else { "info" },
-                event: Some("operation_ended"),
-                worker: Some(&answer.asked.host),
-                job: answer.asked.work.job().map(|job| job.as_str()),
-                action: Some(answer.asked.work.label()),
+                event: Some("command_end"),
                 exit,
                 duration_ms,
                 reason: reason.as_deref(),
-                ..Line::default()
+                ..of(&answer.asked, phase(&answer.asked.work))
             });
         }
         Ok(answers)
@@ -327,6 +333,17 @@ impl<'a> Session<'a> {
     fn write(&self, line: Line<'_>) {
         let (run, seq) = (Some(self.run), Some(self.snapshot.update_seq));
         self.log.write(clock::now_ms(), &[Line { run, seq, maand: self.name, ..line }]);
+    }
+}
+
+/// What lines of the log say of what was asked.
+fn of<'a>(asked: &'a Asked, phase: &'static str) -> Line<'a> {
+    Line {
+        worker: Some(&asked.host),
+        job: asked.work.job().map(|job| job.as_str()),
+        phase: Some(phase),
+        action: Some(asked.work.label()),
+        ..Line::default()
     }
 }
 

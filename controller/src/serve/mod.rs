@@ -94,7 +94,7 @@ impl Server {
         let (end, ending) = watch::channel(false);
         let wakers = notify::Wakers::default();
         let halt = halt::Halt::default();
-        let log = Arc::new(BucketLog::new(bucket, settings.log_json));
+        let log = Arc::new(BucketLog::new(bucket, settings.logs));
         // Before anybody is answered.
         halt.look(bucket, &mut catalog, &log)?;
         let look = (halt.clone(), log.clone());

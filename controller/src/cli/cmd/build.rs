@@ -169,7 +169,7 @@ pub fn build_into(
     let msg = format!("{} allocations, {} to deploy", summary.allocations, summary.pending);
     let line =
         Line { event: Some("catalog_built"), run: Some(run), maand: "build", msg: Some(&msg), ..Line::default() };
-    BucketLog::new(bucket, settings.log_json).write(now_ms, &[line]);
+    BucketLog::new(bucket, settings.logs).write(now_ms, &[line]);
     Ok(summary)
 }
 

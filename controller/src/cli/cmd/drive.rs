@@ -7,9 +7,9 @@ use shared::{Host, JobName, RunId};
 
 use crate::cli::Context;
 use crate::cli::cmd::deploy::attend::limits;
-use crate::cli::cmd::deploy::progress::words;
+use crate::cli::cmd::deploy::progress::Begun;
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{Logs, Settings};
 use crate::drive::Driver;
 use crate::drive::daemon::{self, Listener};
 use crate::failure::Failure;
@@ -56,16 +56,17 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
 #[derive(Debug)]
 pub struct Logged {
     bucket: BucketDir,
-    log_json: bool,
+    logs: Logs,
     log: BucketLog,
     says: bool,
+    begun: Begun,
 }
 
 impl Logged {
     /// With `says` also on standard error.
     pub fn new(bucket: &BucketDir, settings: &Settings, says: bool) -> Self {
-        let log_json = settings.log_json;
-        Self { bucket: bucket.clone(), log_json, log: BucketLog::new(bucket, log_json), says }
+        let logs = settings.logs;
+        Self { bucket: bucket.clone(), logs, log: BucketLog::new(bucket, logs), says, begun: Begun::default() }
     }
 
     fn write(&self, run: RunId, seq: u64, line: Line<'_>) {
@@ -87,21 +88,10 @@ impl Listener for Logged {
     }
 
     fn moved(&self, run: RunId, update_seq: u64, job: &JobName, host: Option<&Host>, what: &Moved) {
-        let (event, _, text, phase) = words(host, what);
+        let words = self.begun.words(job, host, what);
         let place = host.map_or_else(|| job.to_string(), |host| format!("{job}@{host}"));
-        self.say(format_args!("{place} | {text}"));
-        self.write(
-            run,
-            update_seq,
-            Line {
-                event: Some(event),
-                worker: host,
-                job: Some(job.as_str()),
-                phase: Some(phase),
-                msg: Some(&text),
-                ..Line::default()
-            },
-        );
+        self.say(format_args!("{place} | {}", words.text));
+        self.write(run, update_seq, words.line(job, host));
     }
 
     fn ended(&self, driver: &Driver) {
@@ -122,7 +112,7 @@ impl Listener for Logged {
     }
 
     fn sink(&self, run: RunId) -> Arc<dyn Sink> {
-        let log = BucketLog::new(&self.bucket, self.log_json);
+        let log = BucketLog::new(&self.bucket, self.logs);
         Arc::new(crate::hooks::sink::Logged { log, maand: "drive", run, show: None })
     }
 }

@@ -195,7 +195,7 @@ fn beside(
     work: impl FnOnce(&Runner) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let run = RunId::from_uuid(clock::run_uuid());
-    let sink = Arc::new(Logged { log: BucketLog::new(bucket, settings.log_json), maand, run, show });
+    let sink = Arc::new(Logged { log: BucketLog::new(bucket, settings.logs), maand, run, show });
     let workers = OnDemand::new(bucket, settings, ui);
     let setup = Setup { bucket: bucket.clone(), database: bucket.database(), run, sink, workers: workers.clone() };
     let runner = Runner::start(setup)?;

@@ -73,14 +73,13 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
     let runtime = context.runtime()?;
     let was_served = ServeLock::is_held(&context.bucket);
-    let pickup = Duration::from_secs(settings.pickup_timeout_s);
     let before = high_water::evidence(&context.bucket, &mut catalog)?;
     let waits = catalog.read(|tx| rows::recovering(tx))?;
     if before.is_empty() && waits.is_empty() && !args.force && was_served {
         return nothing(context);
     }
     let meanwhile = Meanwhile::serve(context, &settings, &runtime)?;
-    let done = recover(&args, context, &mut catalog, pickup);
+    let done = recover(&args, context, &mut catalog, &settings);
     meanwhile.end();
     let Some(done) = done? else { return nothing(context) };
     show(context, &done);
@@ -105,7 +104,13 @@ struct Done {
     silent: Vec<Host>,
 }
 
-fn recover(args: &Args, context: &Context, catalog: &mut Catalog, pickup: Duration) -> Result<Option<Done>, Failure> {
+fn recover(
+    args: &Args,
+    context: &Context,
+    catalog: &mut Catalog,
+    settings: &Settings,
+) -> Result<Option<Done>, Failure> {
+    let pickup = Duration::from_secs(settings.pickup_timeout_s);
     let (snapshot, joined) = catalog.read(|tx| Ok((read::snapshot(tx)?, agents::joined(tx)?)))?;
     let joined: Vec<WorkerId> = joined.into_keys().collect();
     // What they have accepted shows in what they ask for: the new epoch must be beyond that.
@@ -130,7 +135,7 @@ fn recover(args: &Args, context: &Context, catalog: &mut Catalog, pickup: Durati
         let msg = format!("epoch {epoch}, update_seq {update_seq}");
         let line =
             Line { event: Some("epoch_opened"), run: Some(run), maand: "recover", msg: Some(&msg), ..Line::default() };
-        BucketLog::new(&context.bucket, false).write(now_ms, &[line]);
+        BucketLog::new(&context.bucket, settings.logs).write(now_ms, &[line]);
     } else if catalog.read(|tx| rows::recovering(tx))?.is_empty() {
         return Ok(None);
     }

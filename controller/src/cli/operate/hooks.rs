@@ -24,7 +24,7 @@ impl Session<'_> {
             Some(runner) => runner,
             empty => {
                 let show = shows.then(|| shown(&self.context.ui));
-                let log = BucketLog::new(bucket, self.settings.log_json);
+                let log = BucketLog::new(bucket, self.settings.logs);
                 let runner = Runner::start(Setup {
                     bucket: bucket.clone(),
                     database: bucket.database(),

@@ -84,3 +84,12 @@ pub fn label(asked: &Asked) -> String {
         None => asked.host.to_string(),
     }
 }
+
+/// What is run, for the log; checks run nothing.
+pub fn command(work: &Work) -> Option<String> {
+    match work {
+        Work::Make { job, target, .. } => Some(format!("make -s -C jobs/{job} {target}")),
+        Work::Script { body } => Some(body.clone()),
+        Work::Probe { .. } | Work::Unknown => None,
+    }
+}

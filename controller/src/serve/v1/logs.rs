@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use shared::api::v1::desired::DesiredState;
 use shared::api::v1::logs::{LogBatch, LogChunk, Source, Stream};
 use shared::api::v1::operation::Work;
-use shared::{OperationId, WorkerId};
+use shared::{ActionKind, OperationId, WorkerId};
 
 use super::reports::rejected;
 use crate::catalog::operations::{self, Output};
@@ -21,7 +21,7 @@ use crate::clock;
 use crate::serve::State;
 use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
-use crate::telemetry::Line;
+use crate::telemetry::{Line, phase};
 
 pub(super) async fn logs(
     Held(state): Held<Arc<State>>,
@@ -55,7 +55,7 @@ pub(super) async fn logs(
                     seq: Some(desired.fence.update_seq),
                     worker: Some(&desired.host),
                     job: of.job.as_deref(),
-                    phase: of.operation.is_none().then_some("rollout"),
+                    phase: Some(of.phase),
                     action: Some(&of.action),
                     stream: Some(word(chunk.stream)),
                     msg: Some(msg),
@@ -86,6 +86,7 @@ pub(super) async fn logs(
 struct Of {
     maand: &'static str,
     job: Option<String>,
+    phase: &'static str,
     action: String,
     operation: Option<OperationId>,
 }
@@ -101,12 +102,14 @@ fn owned(
         Source::Action { job, target, .. } => desired.allocations.iter().any(|a| a.job == *job).then(|| Of {
             maand: "deploy",
             job: Some(job.to_string()),
+            phase: if target == ActionKind::Stop.word() { "reconcile" } else { "rollout" },
             action: target.clone(),
             operation: None,
         }),
         Source::Operation { operation_id } => operations::own(connection, worker, *operation_id)?.map(|asked| Of {
             maand: if matches!(asked.work, Work::Script { .. }) { "run_command" } else { "job" },
             job: asked.work.job().map(ToString::to_string),
+            phase: phase(&asked.work),
             action: asked.work.label().to_owned(),
             operation: Some(*operation_id),
         }),

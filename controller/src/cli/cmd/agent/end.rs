@@ -8,6 +8,7 @@ use crate::cli::Context;
 use crate::cli::filter::unknown;
 use crate::cli::table::time;
 use crate::clock;
+use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::gc::plan::Leftover;
 use crate::serve::notify::wake;
@@ -81,7 +82,9 @@ pub fn revoke(args: &Revoke, context: &Context) -> Result<(), Failure> {
 
 fn log(context: &Context, event: &'static str, host: &str) {
     let line = Line { event: Some(event), maand: "agent", msg: Some(host), ..Line::default() };
-    BucketLog::new(&context.bucket, false).write(clock::now_ms(), &[line]);
+    // What was done is on record, whatever maand.conf says.
+    let logs = Settings::load(&context.bucket).map(|settings| settings.logs).unwrap_or_default();
+    BucketLog::new(&context.bucket, logs).write(clock::now_ms(), &[line]);
 }
 
 /// Forgets.

@@ -99,7 +99,7 @@ impl<'a> Attendant<'a> {
             context,
             limits: limits(&settings),
             was_served: ServeLock::is_held(&context.bucket),
-            log: BucketLog::new(&context.bucket, settings.log_json),
+            log: BucketLog::new(&context.bucket, settings.logs),
             settings,
             runtime: context.runtime()?,
             shown: None,
@@ -110,7 +110,7 @@ impl<'a> Attendant<'a> {
     /// What a rollout has done beside agents.
     pub fn hands(&self, run: RunId) -> Arc<Hands> {
         let bucket = &self.context.bucket;
-        let log = BucketLog::new(bucket, self.settings.log_json);
+        let log = BucketLog::new(bucket, self.settings.logs);
         let show = self.verbose.then(|| shown(&self.context.ui));
         let sink = Arc::new(Logged { log, maand: "deploy", run, show });
         let workers = ByAgents::new(bucket, bucket.database(), self.settings.pickup_timeout_s);
@@ -147,7 +147,7 @@ impl<'a> Attendant<'a> {
             self.context.bucket.database(),
             driver.run,
             Arc::new(Logged {
-                log: BucketLog::new(&self.context.bucket, self.settings.log_json),
+                log: BucketLog::new(&self.context.bucket, self.settings.logs),
                 maand: "deploy",
                 run: driver.run,
                 show: None,

@@ -248,6 +248,18 @@ pub fn begin(
             ..Line::default()
         });
     }
+    let rest = survey.snapshot.allocations.iter().filter(|allocation| !allocation.is_active());
+    for allocation in rest.filter(|allocation| allocation.promoted.is_none()) {
+        attendant.log(Line {
+            event: Some("reconcile_skip_stop"),
+            maand: "deploy",
+            worker: Some(&allocation.host),
+            job: Some(allocation.job.as_str()),
+            phase: Some("reconcile"),
+            reason: Some("not_deployed"),
+            ..Line::default()
+        });
+    }
     for step in plan.jobs.iter().flat_map(|job| job.batches.iter().flatten()) {
         if !survey.joined.contains(&step.worker_id) {
             context.ui.say(format_args!("note: no agent has joined for {0}: run maand agent token {0}", step.host));

@@ -57,7 +57,7 @@ pub fn with_hooks(
     let settings = Settings::load(&context.bucket)?;
     let run = RunId::from_uuid(clock::run_uuid());
     let show = verbose.then(|| shown(&context.ui));
-    let log = BucketLog::new(&context.bucket, settings.log_json);
+    let log = BucketLog::new(&context.bucket, settings.logs);
     let sink = Arc::new(Logged { log, maand: "deploy", run, show });
     // A dry run changes nothing: its hooks reach no worker.
     let hands = Hands::new(&context.bucket, database.to_owned(), run, sink, Arc::new(NoWorkers));

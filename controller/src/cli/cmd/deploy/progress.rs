@@ -1,10 +1,11 @@
 //! Edge: what moves, for the operator and the logs: a line for each allocation that moves.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::text::clean;
-use shared::{Host, JobName, RunId};
+use shared::{ActionKind, Host, JobName, RunId};
 
 use crate::cli::ui::Ui;
 use crate::clock;
@@ -35,7 +36,16 @@ impl Shown {
     /// Shows one rollout.
     pub fn of<'a>(&'a self, ui: &'a Ui, log: &'a BucketLog, run: RunId, seq: u64) -> OfRun<'a> {
         let answered = AtomicU32::new(0);
-        OfRun { ui, log, interrupts: &self.interrupts, answered, run, seq, begin: clock::instant() }
+        OfRun {
+            ui,
+            log,
+            interrupts: &self.interrupts,
+            answered,
+            run,
+            seq,
+            begin: clock::instant(),
+            begun: Begun::default(),
+        }
     }
 }
 
@@ -50,6 +60,47 @@ pub struct OfRun<'a> {
     run: RunId,
     seq: u64,
     begin: std::time::Instant,
+    begun: Begun,
+}
+
+/// What was released and has not ended: a failure says what failed, and its line in the log ends what a
+/// line began.
+#[derive(Debug, Default)]
+pub struct Begun(Mutex<BTreeMap<(JobName, Host), &'static str>>);
+
+/// What is said of a step, and what is logged of it.
+#[derive(Debug)]
+pub struct Words {
+    /// In an operator's words.
+    pub text: String,
+    /// Its colour.
+    pub colour: &'static str,
+    level: &'static str,
+    event: &'static str,
+    phase: &'static str,
+    action: Option<&'static str>,
+    cmd: Option<String>,
+    exit: Option<i32>,
+    duration_ms: Option<u64>,
+}
+
+impl Words {
+    /// As a line of the log.
+    pub fn line<'a>(&'a self, job: &'a JobName, host: Option<&'a Host>) -> Line<'a> {
+        Line {
+            level: self.level,
+            event: Some(self.event),
+            worker: host,
+            job: Some(job.as_str()),
+            phase: Some(self.phase),
+            action: self.action,
+            cmd: self.cmd.as_deref(),
+            exit: self.exit,
+            duration_ms: self.duration_ms,
+            msg: Some(&self.text),
+            ..Line::default()
+        }
+    }
 }
 
 impl OfRun<'_> {
@@ -75,56 +126,102 @@ impl OfRun<'_> {
     }
 }
 
-/// Event, colour, text and phase.
-pub fn words(host: Option<&Host>, what: &Moved) -> (&'static str, &'static str, String, &'static str) {
-    let (event, colour, text) = match what {
-        Moved::Released(kind) => ("allocation_released", "2", format!("{kind} released")),
-        Moved::Removing => ("allocation_released", "2", "removal released".to_owned()),
-        Moved::Ran(kind, ms) => ("allocation_ran", "2", format!("{kind} ok in {ms} ms")),
-        Moved::Promoted(kind, 0) => ("allocation_promoted", "32", format!("{kind} promoted")),
-        Moved::Promoted(kind, ms) => ("allocation_promoted", "32", format!("{kind} ok in {ms} ms, promoted")),
-        Moved::Stopped(ms) => ("allocation_stopped", "32", format!("stopped in {ms} ms")),
-        Moved::Removed => ("allocation_removed", "32", "removed; data/ and logs/ stay until maand gc".to_owned()),
-        Moved::Failed(why) => {
-            let event = if host.is_some() { "allocation_failed" } else { "job_failed" };
-            let why = clean(why);
-            (event, "31", if why.is_empty() { "failed".to_owned() } else { format!("failed: {why}") })
+/// What the log calls taking an allocation's files away.
+const CLEANUP: &str = "cleanup_deploy";
+
+impl Begun {
+    /// What is to be said of a step.
+    pub fn words(&self, job: &JobName, host: Option<&Host>, what: &Moved) -> Words {
+        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = host.map(|host| (job.clone(), host.clone()));
+        let before = key.as_ref().and_then(|key| begun.get(key).copied());
+        let (event, colour, text) = match what {
+            Moved::Released(kind) => ("command_begin", "2", format!("{kind} released")),
+            Moved::Removing => ("command_begin", "2", "removal released".to_owned()),
+            Moved::Ran(kind, ms) => ("command_end", "2", format!("{kind} ok in {ms} ms")),
+            // Its command has ended before its gate.
+            Moved::Promoted(kind, 0) if before.is_none() => ("allocation_promoted", "32", format!("{kind} promoted")),
+            Moved::Promoted(kind, 0) => ("command_end", "32", format!("{kind} promoted")),
+            Moved::Promoted(kind, ms) => ("command_end", "32", format!("{kind} ok in {ms} ms, promoted")),
+            Moved::Stopped(ms) => ("command_end", "32", format!("stopped in {ms} ms")),
+            Moved::Removed => ("command_end", "32", "removed; data/ and logs/ stay until maand gc".to_owned()),
+            Moved::Failed(why) => {
+                let event = match (host, before) {
+                    (None, _) => "job_failed",
+                    (Some(_), None) => "allocation_failed",
+                    (Some(_), Some(_)) => "command_end",
+                };
+                let why = clean(why);
+                (event, "31", if why.is_empty() { "failed".to_owned() } else { format!("failed: {why}") })
+            }
+            Moved::Again(kind) => ("command_begin", "33", format!("{kind} was interrupted, released again")),
+            Moved::TakenBack => ("allocation_taken_back", "33", "its agent is out of reach: taken back".to_owned()),
+            Moved::Deferred => ("allocation_deferred", "33", "deferred until its agent is back".to_owned()),
+            Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
+            Moved::AssumedDead => {
+                let host = host.map_or_else(String::new, ToString::to_string);
+                let text = format!("deploy: removed worker {host} unreachable, assuming dead");
+                ("worker_assumed_dead", "33", text)
+            }
+            Moved::Hooks(event) => ("hooks_begun", "2", format!("{} hooks", event.word())),
+            Moved::Noted(note) => ("job_noted", "33", clean(note)),
+            Moved::Done(0) => ("job_done", "32", "done".to_owned()),
+            Moved::Done(1) => ("job_done", "33", "done, but for 1 that failed".to_owned()),
+            Moved::Done(n) => ("job_done", "33", format!("done, but for {n} that failed")),
+            Moved::Skipped => ("deploy_skip", "2", format!("skip ({})", crate::plan::report::COMPLETE)),
+            Moved::Blocked(by) => ("job_blocked", "31", format!("blocked: {by} failed")),
+        };
+        let (action, duration_ms) = match what {
+            Moved::Released(kind) | Moved::Again(kind) | Moved::Promoted(kind, 0) => (Some(kind.word()), None),
+            Moved::Ran(kind, ms) | Moved::Promoted(kind, ms) => (Some(kind.word()), Some(*ms)),
+            Moved::Stopped(ms) => (Some(ActionKind::Stop.word()), Some(*ms)),
+            Moved::Removing | Moved::Removed => (Some(CLEANUP), None),
+            Moved::Failed(_) => (before, None),
+            _ => (None, None),
+        };
+        let level = match what {
+            Moved::Failed(_) | Moved::Blocked(_) => "error",
+            Moved::Again(_) | Moved::TakenBack | Moved::Deferred | Moved::Left | Moved::AssumedDead => "warn",
+            _ => "info",
+        };
+        if let (Some(key), Some(action)) = (key, action) {
+            if event == "command_begin" {
+                begun.insert(key, action);
+            } else {
+                begun.remove(&key);
+            }
         }
-        Moved::Again(kind) => ("allocation_released", "33", format!("{kind} was interrupted, released again")),
-        Moved::TakenBack => ("allocation_taken_back", "33", "its agent is out of reach: taken back".to_owned()),
-        Moved::Deferred => ("allocation_deferred", "33", "deferred until its agent is back".to_owned()),
-        Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
-        Moved::AssumedDead => {
-            let host = host.map_or_else(String::new, ToString::to_string);
-            let text = format!("deploy: removed worker {host} unreachable, assuming dead");
-            ("worker_assumed_dead", "33", text)
+        let rests = matches!(what, Moved::Left | Moved::AssumedDead)
+            || action.is_some_and(|action| action == CLEANUP || action == ActionKind::Stop.word());
+        let phase = match action {
+            _ if rests => "reconcile",
+            Some(action) if action == ActionKind::Sync.word() => "fetch",
+            _ => "rollout",
+        };
+        let target = match what {
+            Moved::Released(kind) | Moved::Again(kind) => kind.make_target(),
+            _ => None,
+        };
+        Words {
+            cmd: target.map(|target| format!("make -s -C jobs/{job} {target}")),
+            exit: (event == "command_end" && level == "info").then_some(0),
+            text,
+            colour,
+            level,
+            event,
+            phase,
+            action,
+            duration_ms,
         }
-        Moved::Hooks(event) => ("hooks_begun", "2", format!("{} hooks", event.word())),
-        Moved::Noted(note) => ("job_noted", "33", clean(note)),
-        Moved::Done(0) => ("job_done", "32", "done".to_owned()),
-        Moved::Done(1) => ("job_done", "33", "done, but for 1 that failed".to_owned()),
-        Moved::Done(n) => ("job_done", "33", format!("done, but for {n} that failed")),
-        Moved::Skipped => ("deploy_skip", "2", format!("skip ({})", crate::plan::report::COMPLETE)),
-        Moved::Blocked(by) => ("job_blocked", "31", format!("blocked: {by} failed")),
-    };
-    let rests = matches!(what, Moved::Removing | Moved::Stopped(_) | Moved::Removed | Moved::Left | Moved::AssumedDead);
-    (event, colour, text, if rests { "reconcile" } else { "rollout" })
+    }
 }
 
 impl Progress for OfRun<'_> {
     fn moved(&self, job: &JobName, host: Option<&Host>, what: &Moved) {
-        let (event, colour, text, phase) = words(host, what);
+        let words = self.begun.words(job, host, what);
         let place = host.map_or_else(|| job.to_string(), |host| format!("{job}@{host}"));
-        self.ui.say(format_args!("{place} | {}", self.ui.paint(colour, &text)));
-        self.write(Line {
-            event: Some(event),
-            maand: "deploy",
-            worker: host,
-            job: Some(job.as_str()),
-            phase: Some(phase),
-            msg: Some(&text),
-            ..Line::default()
-        });
+        self.ui.say(format_args!("{place} | {}", self.ui.paint(words.colour, &words.text)));
+        self.write(Line { maand: "deploy", ..words.line(job, host) });
     }
 
     fn interrupts(&self) -> u32 {

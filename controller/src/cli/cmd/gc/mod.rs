@@ -81,7 +81,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         announce(context, &plan, &shown);
     }
     survey.settle(&mut catalog, RunId::from_uuid(clock::run_uuid()), now_ms)?;
-    let log = BucketLog::new(&context.bucket, settings.log_json);
+    let log = BucketLog::new(&context.bucket, settings.logs);
     let answers = ask(context, &settings, &runtime, &mut catalog, &plan, &log)?;
     let (forgotten, jobs, workers) = forget(&mut catalog, &plan, &answers)?;
     let purged = catalog.write(|tx| {
