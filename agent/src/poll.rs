@@ -21,6 +21,9 @@ use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
 
+/// Longest time from asking whether a desired state still holds to acting on the answer: longer than a slow
+/// line takes, and a small part of the usual pickup_timeout.
+const FRESH: Duration = Duration::from_secs(5);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
 /// Polls for ever.
@@ -40,6 +43,8 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
         };
         let wait = match config.poll_interval_seconds {
             Some(_) => 0,
+            // Back again: known at once, not when the first long poll is over.
+            None if !reached => 0,
             // Spread, so that a fleet that came back together does not stay together.
             None => MAX_WAIT_S - (clock::random() * 5.0) as u64,
         };
@@ -61,10 +66,12 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
                 }
                 match answer {
                     Polled::Newer(envelope) => {
-                        offered(config, ledger, layout, shop, last.as_ref(), &envelope).await;
+                        offered(config, client, ledger, layout, shop, last.as_ref(), &envelope).await;
                         config.poll_interval_seconds.map(|s| Duration::from_secs(s.into()))
                     }
                     Polled::Nothing(pause) => {
+                        // It ends, and is away for a while without a poll that fails.
+                        reached &= pause.is_none();
                         pause.or(config.poll_interval_seconds.map(|s| Duration::from_secs(s.into())))
                     }
                 }
@@ -90,8 +97,16 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
     }
 }
 
+/// Whether `offered` is about more than fences and names: something of an allocation is to change.
+fn brings_work(ledger: &Ledger, offered: &DesiredState) -> bool {
+    let known = ledger.accepted().ok().flatten();
+    let known = known.and_then(|(_, payload)| serde_json::from_slice::<DesiredState>(&payload).ok());
+    known.map_or(!offered.allocations.is_empty(), |known| known.allocations != offered.allocations)
+}
+
 async fn offered(
     config: &Config,
+    client: &Client,
     ledger: &Ledger,
     layout: &Layout,
     shop: &Arc<Workshop>,
@@ -110,6 +125,19 @@ async fn offered(
         Err(error) => return refuse(format!("the document is not of its form: {error}")),
     };
     let hash = *BlobDigest::of(&payload).as_bytes();
+    let asked = clock::instant();
+    if brings_work(ledger, &state) {
+        // It may have lain in a socket while this process or its machine stood still, and be taken back since:
+        // what is not the newest any more is not begun.
+        match client.desired(Some(state.fence), 0).await {
+            Ok((Polled::Nothing(_), _)) if asked.elapsed() < FRESH => {}
+            Ok(_) => return tracing::info!(fence = %state.fence, "desired_superseded"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), fence = %state.fence, "desired_unconfirmed");
+                return tokio::time::sleep(RETRY.delay(0, clock::random())).await;
+            }
+        }
+    }
     match verdict(config.bucket_id, config.worker_id, last, &state, &hash) {
         Verdict::Same => {}
         Verdict::Refuse(why) => {

@@ -170,10 +170,17 @@ fn command(agent: &Path, dir: &Path, scope: Option<&str>) -> (PathBuf, Vec<std::
     }
 }
 
+/// This program. A package that was upgraded has replaced its file, and the agent is not restarted yet: then
+/// the one that runs.
+fn own_program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    if path.is_file() { Ok(path) } else { Ok(PathBuf::from(format!("/proc/{}/exe", std::process::id()))) }
+}
+
 /// Starts the process between, and lets it begin once it is on record who it is: an agent that ends
 /// before that leaves a process that never runs make.
 fn start(dir: &Path, scope: Option<&str>) -> io::Result<Child> {
-    let (program, args) = command(&std::env::current_exe()?, dir, scope);
+    let (program, args) = command(&own_program()?, dir, scope);
     let mut child = Command::new(program)
         .args(args)
         .env_clear()

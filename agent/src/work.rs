@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, fchmod};
 use shared::action::{ENV_CURRENT_VERSION, ENV_NEW_VERSION};
-use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState};
+use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState, RunState};
 use shared::api::v1::logs::Source;
 use shared::api::v1::report::{ObservedAction, Outcome, Phase, Process};
 use shared::backoff::Backoff;
@@ -579,6 +579,11 @@ pub fn environment(desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeM
 fn acted(mut row: Row, wanted: &DesiredAllocation, action: &DesiredAction) -> Row {
     if action.kind != ActionKind::Stop {
         row.version.clone_from(&wanted.new_version);
+    }
+    // Stopped here once, and from now on in the hands of hooks: whether it runs is theirs to know.
+    let by_hooks = wanted.health.as_ref().is_some_and(|health| health.by_hooks);
+    if by_hooks && wanted.state == RunState::Running && row.process == Process::Stopped {
+        row.process = Process::Unknown;
     }
     row
 }

@@ -2,6 +2,8 @@
 --   build   worker worker_gone job job_file allocation bundle key_value (one transaction a build)
 --   drive   desired_* promoted rollout* bucket.update_seq               (one transaction a step)
 --   serve   observed_* agent_certificate join_token.redeemed*           (one transaction a request)
+--   gc      takes away what was an allocation's or a worker's, once nothing is left of it; agent forget too
+--   recover bucket.epoch, and what it makes promoted and desired_* of what agents have
 -- Times are milliseconds since 1970 UTC. JSON columns hold what only Rust types read.
 
 CREATE TABLE bucket (

@@ -81,12 +81,15 @@ fn write(bucket: &BucketDir, mark: &Mark) -> Result<(), Failure> {
 impl From<Evidence> for Failure {
     fn from(evidence: Evidence) -> Self {
         let problem = Diagnostic::new(Code::Regressed, "the catalog is older than what agents have been told");
-        let problem = evidence.lines().iter().fold(problem, Diagnostic::note);
+        let mut problem = evidence.lines().iter().fold(problem, Diagnostic::note);
+        problem = problem.note("agents keep what they have, and are told nothing until then");
+        // An agent can claim anything.
+        if let ([ahead, ..], None, None) = (evidence.ahead.as_slice(), &evidence.mark, &evidence.backup) {
+            let host = &ahead.host;
+            problem = problem.note(format!("if nothing was restored, do not trust {host}: maand agent revoke {host}"));
+        }
         let remedy = "put the newest data/maand.db back if there is one; otherwise maand recover: it restarts nothing";
-        Failure::new(
-            Exit::Failed,
-            problem.note("agents keep what they have, and are told nothing until then").remedy(remedy),
-        )
+        Failure::new(Exit::Failed, problem.remedy(remedy))
     }
 }
 

@@ -13,8 +13,10 @@ pub mod plan;
 pub mod recover;
 pub mod render;
 pub mod rollout;
+pub mod why;
 pub mod workspace;
 
+pub mod backup;
 pub mod bundle;
 pub mod catalog;
 pub mod clock;

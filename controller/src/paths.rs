@@ -62,10 +62,11 @@ paths! {
     /// Says that this bucket was taken out of a backup and not recovered since.
     from_backup = "secrets/from-backup.json";
     /// Rendered trees, while a command lasts.
-    /// Rendered trees, while a command lasts.
     tmp = "tmp";
     /// What hooks run in, while a command lasts.
     hook_stages = "tmp/hooks";
+    /// Of these, what `maand stage` writes: a directory a worker.
+    staged = "tmp/workers";
     /// Structured logs.
     logs = "logs";
     /// Logs of each run.

@@ -62,7 +62,9 @@ fn every_example_of_the_reference_is_true() {
                 open = Some(made);
                 continue;
             };
-            if info == "text" {
+            // A piece of a file, shown for its form alone, is no part of an example.
+            let is_piece = open.is_none() && info != "console" && !info.contains('=');
+            if info == "text" || is_piece {
                 continue;
             }
             let bucket = open.as_ref().unwrap_or_else(|| panic!("{at}: no example has begun"));

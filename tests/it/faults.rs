@@ -79,6 +79,29 @@ fn output_that_was_written_while_the_controller_was_away_comes_later_and_once() 
 }
 
 #[test]
+fn while_a_deploy_lasts_its_trees_can_be_looked_at() {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 1);
+    bucket.workers(&hosts, &["all"]);
+    let gate = bucket.dir().join("gate");
+    gated_job(&bucket, &serde_json::json!({"selectors": ["all"]}), &gate);
+    bucket.write("workspace/jobs/api/app.conf.j2", "I am {{ worker_ip }}\n");
+    bucket.maand(&["build"]).expect(0);
+    let _serve = bucket.serve();
+    let _agents = agents(&bucket, &hosts);
+    let mut deploy = bucket.start("deploy", &["deploy"]);
+    let tree = bucket.path(&format!("tmp/workers/{}/jobs/api", hosts[0]));
+    harness::poll::until("the tree", harness::poll::LONG, || match std::fs::read_to_string(tree.join("app.conf")) {
+        Ok(text) if text == format!("I am {}\n", hosts[0]) => Ok(()),
+        other => Err(format!("{other:?} {}", deploy.printed())),
+    });
+    assert!(tree.join("Makefile").exists());
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
+    assert!(!bucket.path("tmp/workers").exists(), "they go with the deploy");
+}
+
+#[test]
 fn the_next_batch_downloads_while_this_one_runs() {
     let bucket = bucket();
     let hosts = hosts(&bucket, 3);

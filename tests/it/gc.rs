@@ -132,6 +132,39 @@ fn an_agent_that_is_away_takes_the_tree_away_when_it_is_back_and_gc_serves_by_it
 }
 
 #[test]
+fn a_gc_that_was_cut_off_is_gone_on_with_by_the_next_one() {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 1);
+    two_jobs(&bucket, &hosts);
+    let serve = bucket.serve();
+    let mut agent = Agent::join(&bucket, &hosts[0]);
+    bucket.maand(&["deploy"]).expect(0);
+    std::fs::remove_dir_all(bucket.path("workspace/jobs/api")).unwrap();
+    bucket.maand(&["deploy", "-b"]).expect(0);
+    agent.kill();
+    drop(serve);
+    // Nobody serves, so whoever has joined is waited for; and it is ended while it waits.
+    let mut cut = bucket.start("gc", &["gc"]);
+    let purged = "SELECT count(*) FROM desired_allocation WHERE state = 'purged'";
+    poll::until(
+        "gc to have asked",
+        poll::LONG,
+        || if count(&bucket, purged) == 1 { Ok(()) } else { Err(cut.printed()) },
+    );
+    cut.kill();
+    assert!(agent.job_path("api", "data/ran").is_file());
+    let _serve = bucket.serve();
+    agent.start();
+    poll::until("the tree to be gone", poll::LONG, || match agent.job_path("api", "").exists() {
+        true => Err("still there"),
+        false => Ok(()),
+    });
+    bucket.maand(&["gc"]).expect(0);
+    assert_eq!(count(&bucket, "SELECT count(*) FROM allocation"), 1);
+    assert_eq!(agent.read("web", "data/ran"), "start 0.0.0 0.0.0\n");
+}
+
+#[test]
 fn a_worker_that_left_is_cleaned_up_and_one_that_is_lost_is_forgotten_on_request() {
     let bucket = bucket();
     bucket.setting("pickup_timeout = 2");

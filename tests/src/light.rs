@@ -139,7 +139,13 @@ impl Light {
                     Ok((Polled::Nothing(pause), _)) => tokio::time::sleep(pause.unwrap_or_default()).await,
                     Ok((Polled::Newer(envelope), _)) => {
                         let payload = BASE64.decode(envelope.payload.as_bytes()).unwrap();
-                        self.accept(&payload);
+                        let offered: DesiredState = serde_json::from_slice(&payload).unwrap();
+                        // As real ones do where there is work: does it still hold?
+                        match client.desired(Some(offered.fence), 0).await {
+                            Ok((Polled::Nothing(_), _)) => self.accept(&payload),
+                            Ok((Polled::Newer(_), _)) => continue,
+                            Err(_) => return,
+                        }
                         break;
                     }
                     Err(_) => return,

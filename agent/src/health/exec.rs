@@ -130,7 +130,7 @@ mod tests {
 
     fn ask(command: &str, timeout_s: u64, dir: &std::path::Path) -> Option<String> {
         let checks = vec![Check::Exec { command: command.to_owned() }];
-        let spec = HealthSpec { checks, timeout_s, attempts: 1, interval_s: 1, every_s: 1 };
+        let spec = HealthSpec { checks, timeout_s, attempts: 1, interval_s: 1, every_s: 1, by_hooks: false };
         let env = [("PATH".to_owned(), std::env::var("PATH").unwrap()), ("JOB".to_owned(), "api".to_owned())];
         let place = Place { dir: dir.to_owned(), host: "127.0.0.1".parse().unwrap(), env: env.into() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -229,7 +229,7 @@ mod tests {
 
     fn ask(checks: Vec<Check>, timeout_s: u64, place: Place) -> Option<String> {
         let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let spec = HealthSpec { checks, timeout_s, attempts: 1, interval_s: 1, every_s: 1 };
+        let spec = HealthSpec { checks, timeout_s, attempts: 1, interval_s: 1, every_s: 1, by_hooks: false };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(Arc::new(Prober::default()).ask(spec, place))
     }

@@ -43,9 +43,14 @@ impl Subject {
     /// Of an allocation as it is wanted and as the ledger has it; `None` without checks.
     pub fn of(desired: &DesiredAllocation, row: &Row) -> Option<Self> {
         let spec = desired.health.clone().filter(|spec| !spec.checks.is_empty())?;
-        let wanted = desired.state == RunState::Running && row.process == Process::Started && row.running.is_none();
+        // What hooks start is not known here; what was stopped here is.
+        let started = match spec.by_hooks {
+            true => row.process != Process::Stopped,
+            false => row.process == Process::Started,
+        };
+        let wanted = desired.state == RunState::Running && started && row.running.is_none();
         let ended = row.action.as_ref().filter(|action| action.outcome == Some(Outcome::Ok));
-        let sync = |asked: &DesiredAction, id| asked.id == id && asked.kind == ActionKind::Sync;
+        let sync = |asked: &DesiredAction, id| asked.id == id && asked.kind == ActionKind::Sync && !spec.by_hooks;
         let runs = ended
             .filter(|_| wanted)
             .map(|a| Ended { action: a.id, sync: desired.action.as_ref().is_some_and(|asked| sync(asked, a.id)) });
@@ -204,6 +209,7 @@ fn bounded(spec: &HealthSpec) -> HealthSpec {
         attempts: spec.attempts.max(1),
         interval_s: spec.interval_s.clamp(1, day),
         every_s: spec.every_s.clamp(1, day),
+        by_hooks: spec.by_hooks,
     }
 }
 
@@ -221,7 +227,8 @@ mod tests {
     }
 
     fn spec() -> HealthSpec {
-        HealthSpec { checks: vec![Check::Tcp { port: 80 }], timeout_s: 5, attempts: 3, interval_s: 2, every_s: 10 }
+        let checks = vec![Check::Tcp { port: 80 }];
+        HealthSpec { checks, timeout_s: 5, attempts: 3, interval_s: 2, every_s: 10, by_hooks: false }
     }
 
     fn at(ms: u64) -> Now {
@@ -369,6 +376,17 @@ mod tests {
         }
         row.process = Process::Failed;
         assert_eq!(of(RunState::Running, start, &row), None);
+        // Where hooks start it, files in place are all that is known, and each action is judged anew.
+        for (process, runs) in [(Process::Unknown, true), (Process::Failed, true), (Process::Stopped, false)] {
+            row.process = process;
+            let mut by_hooks = desired(RunState::Running, ActionKind::Sync);
+            by_hooks.health = Some(HealthSpec { by_hooks: true, ..spec() });
+            let wanted = runs.then_some(Ended { action: action(7), sync: false });
+            assert_eq!(Subject::of(&by_hooks, &row).unwrap().runs, wanted, "{process:?}");
+            by_hooks.state = RunState::Stopped;
+            assert_eq!(Subject::of(&by_hooks, &row).unwrap().runs, None);
+        }
+        row.process = Process::Failed;
         let mut none = desired(RunState::Running, start);
         none.health = None;
         assert_eq!(Subject::of(&none, &row), None);

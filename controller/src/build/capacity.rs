@@ -24,7 +24,7 @@ pub fn check(workers: &[Worker], jobs: &[Job], allocations: &[Allocation]) -> Ve
         let Some((memory, cpu, who)) = needed.get(&worker.host) else { continue };
         let who = who.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         for (what, unit, needed, declared) in
-            [("memory", "mb", *memory, worker.memory_mb), ("cpu", "mhz", *cpu, worker.cpu_mhz)]
+            [("memory", "mb", part(*memory), part(worker.memory_mb)), ("cpu", "mhz", part(*cpu), part(worker.cpu_mhz))]
         {
             let host = &worker.host;
             let (message, remedy) = if needed <= 0.0 || needed <= declared {
@@ -45,4 +45,9 @@ pub fn check(workers: &[Worker], jobs: &[Job], allocations: &[Allocation]) -> Ve
         }
     }
     problems
+}
+
+/// To thousandths: what is written with decimals adds up to a little more or less than it says.
+fn part(amount: f64) -> f64 {
+    (amount * 1000.0).round() / 1000.0
 }

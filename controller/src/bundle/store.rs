@@ -282,7 +282,8 @@ impl Drop for Batch<'_> {
     }
 }
 
-fn place(base: &Path, digest: &BlobDigest) -> PathBuf {
+/// Where a blob is below a base.
+pub fn place(base: &Path, digest: &BlobDigest) -> PathBuf {
     let hex = digest.hex();
     base.join(&hex[..2]).join(hex)
 }

@@ -1,7 +1,7 @@
 //! Edge: the rows that `maand gc` and `maand agent forget` look at and take away. They alone write here, each
 //! in one transaction with what it rests on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, Row, params};
 use shared::api::v1::desired::Fence;
@@ -98,35 +98,38 @@ pub fn gone(connection: &Connection) -> Result<Vec<(WorkerId, Host, i64)>> {
     })
 }
 
-/// Tells the worker to take whole trees away; the fence that says so. An allocation that is wanted again, or
-/// may run, or that a rollout has to do with by now, is left out: the second list is of those told.
-pub fn tell_purged(
-    connection: &Connection,
-    worker: WorkerId,
-    allocations: &[AllocId],
-    now_ms: i64,
-) -> Result<(Option<Fence>, Vec<AllocId>)> {
-    let still: BTreeSet<AllocId> = leftovers(connection)?
+/// By worker: the fence of what it was told, and what that is about.
+pub type Told = BTreeMap<WorkerId, (Option<Fence>, Vec<AllocId>)>;
+
+/// Tells workers to take whole trees away. An allocation that is wanted again, or may run, or that a rollout has
+/// to do with by now, is left out.
+pub fn tell_purged(connection: &Connection, asked: &BTreeMap<WorkerId, Vec<AllocId>>, now_ms: i64) -> Result<Told> {
+    let still: BTreeSet<(WorkerId, AllocId)> = leftovers(connection)?
         .into_iter()
-        .filter(|l| !l.may_run && !l.in_rollout && l.worker_id == worker)
-        .map(|l| l.alloc_id)
+        .filter(|l| !l.may_run && !l.in_rollout)
+        .map(|l| (l.worker_id, l.alloc_id))
         .collect();
-    let (mut told, mut changed) = (Vec::new(), 0);
-    for alloc in allocations.iter().filter(|alloc| still.contains(alloc)) {
-        changed += connection
-            .prepare_cached(
-                "UPDATE desired_allocation SET state = 'purged', bundle = NULL, action = NULL, health = NULL \
-                 WHERE alloc_id = ?1 AND worker_id = ?2 AND state <> 'purged'",
-            )
-            .and_then(|mut update| update.execute(params![alloc.to_string(), worker.to_string()]))
-            .during("telling an agent to take a tree away")?;
-        told.push(*alloc);
+    let mut all = BTreeMap::new();
+    for (worker, allocations) in asked {
+        let (mut told, mut changed) = (Vec::new(), 0);
+        for alloc in allocations.iter().filter(|alloc| still.contains(&(*worker, **alloc))) {
+            changed += connection
+                .prepare_cached(
+                    "UPDATE desired_allocation SET state = 'purged', bundle = NULL, action = NULL, health = NULL \
+                     WHERE alloc_id = ?1 AND worker_id = ?2 AND state <> 'purged'",
+                )
+                .and_then(|mut update| update.execute(params![alloc.to_string(), worker.to_string()]))
+                .during("telling an agent to take a tree away")?;
+            told.push(*alloc);
+        }
+        // What was told by one that was cut off counts as it is.
+        let fence = match changed {
+            0 => desired::state(connection, *worker)?.map(|state| state.fence),
+            _ => publish::move_generation(connection, *worker, now_ms)?,
+        };
+        all.insert(*worker, (fence, told));
     }
-    let fence = match changed {
-        0 => desired::state(connection, worker)?.map(|state| state.fence),
-        _ => publish::move_generation(connection, worker, now_ms)?,
-    };
-    Ok((fence, told))
+    Ok(all)
 }
 
 /// What became of an allocation's tree, as its agent says.
@@ -138,17 +141,17 @@ pub struct Purged {
     pub problem: Option<String>,
 }
 
-/// What became of it.
-pub fn purged(connection: &Connection, alloc: AllocId, worker: WorkerId) -> Result<Purged> {
-    let mut select = connection
-        .prepare_cached("SELECT observed FROM observed_allocation WHERE alloc_id = ?1 AND worker_id = ?2")
-        .during("reading what became of a tree")?;
-    let mut rows =
-        select.query(params![alloc.to_string(), worker.to_string()]).during("reading what became of a tree")?;
-    let Some(row) = rows.next().during("reading what became of a tree")? else { return Ok(Purged::default()) };
-    let said: shared::api::v1::report::ObservedAllocation =
-        super::from_json("observed_allocation.observed", &text(row, 0)?)?;
-    Ok(Purged { done: said.purged, problem: said.problem })
+/// What became of every tree that an agent was told to take away.
+pub fn purged(connection: &Connection) -> Result<BTreeMap<(WorkerId, AllocId), Purged>> {
+    let sql = "SELECT o.worker_id, o.alloc_id, coalesce(o.observed ->> 'purged', 0), o.observed ->> 'problem' \
+        FROM desired_allocation d JOIN observed_allocation o ON o.alloc_id = d.alloc_id AND o.worker_id = d.worker_id \
+        WHERE d.state = 'purged'";
+    let all = each(connection, sql, |row| {
+        let place = (parsed("a worker's id", &text(row, 0)?)?, parsed("an allocation's id", &text(row, 1)?)?);
+        let reading = "reading what became of a tree";
+        Ok((place, Purged { done: row.get(2).during(reading)?, problem: row.get(3).during(reading)? }))
+    })?;
+    Ok(all.into_iter().collect())
 }
 
 /// Forgets allocations that nothing is left of: their rows, and the key-values that were theirs. With the
@@ -163,6 +166,7 @@ pub fn forget(
     let wanted: BTreeSet<AllocId> = allocations.iter().copied().collect();
     let mut gone = leftovers(connection)?;
     gone.retain(|l| wanted.contains(&l.alloc_id) && !l.in_rollout && (even_running || !l.may_run));
+    let mut moved_on = BTreeSet::new();
     for leftover in &gone {
         let (alloc, worker) = (leftover.alloc_id.to_string(), leftover.worker_id.to_string());
         let moved = connection
@@ -174,7 +178,7 @@ pub fn forget(
                 .during("forgetting an allocation")?;
         }
         if moved > 0 {
-            publish::move_generation(connection, leftover.worker_id, now_ms)?;
+            moved_on.insert(leftover.worker_id);
         }
         let own = Namespace::Allocation(leftover.job.clone(), leftover.host.clone()).to_string();
         kv::clear(connection, [own], now_ms)?;
@@ -185,6 +189,9 @@ pub fn forget(
             let of_worker = [Namespace::Worker(host.clone()), Namespace::Tags(host.clone())];
             kv::clear(connection, of_worker.map(|namespace| namespace.to_string()), now_ms)?;
         }
+    }
+    for worker in moved_on {
+        publish::move_generation(connection, worker, now_ms)?;
     }
     let jobs: BTreeSet<&JobName> = gone.iter().map(|l| &l.job).collect();
     for job in jobs {
@@ -264,6 +271,6 @@ pub fn runs(connection: &Connection) -> Result<BTreeSet<RunId>> {
 }
 
 /// What every agent concerned has accepted.
-pub fn accepted(connection: &Connection) -> Result<std::collections::BTreeMap<WorkerId, Fence>> {
+pub fn accepted(connection: &Connection) -> Result<BTreeMap<WorkerId, Fence>> {
     Ok(observed::accepted(connection)?.into_iter().collect())
 }

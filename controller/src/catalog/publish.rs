@@ -31,7 +31,8 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
                  VALUES (?1, ?2, ?3, ?4, ?5, NULL, '0.0.0', ?6) ON CONFLICT (alloc_id) DO UPDATE SET \
                    bundle = iif(worker_id = excluded.worker_id, bundle, NULL), \
                    action = iif(worker_id = excluded.worker_id, action, NULL), worker_id = excluded.worker_id, \
-                   disabled = excluded.disabled",
+                   disabled = excluded.disabled \
+                 WHERE worker_id <> excluded.worker_id OR disabled <> excluded.disabled",
             )
             .and_then(|mut upsert| {
                 upsert.execute(params![

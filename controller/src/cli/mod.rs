@@ -2,6 +2,7 @@
 
 pub mod cmd;
 pub mod filter;
+mod help;
 pub mod meanwhile;
 pub mod operate;
 pub mod table;
@@ -78,7 +79,10 @@ enum Command {
     Rollout(cmd::rollout::Command),
     Drive(cmd::drive::Args),
     Gc(cmd::gc::Args),
+    Backup(cmd::backup::Args),
     Recover(cmd::recover::Args),
+    Stage(cmd::stage::Args),
+    Why(cmd::why::Args),
     Info(cmd::info::Args),
     #[command(subcommand)]
     Cat(cmd::cat::Command),
@@ -101,7 +105,7 @@ enum Command {
 
 /// The whole command line, for help pages, man pages and completions.
 pub fn command() -> clap::Command {
-    Cli::command()
+    help::fitted(Cli::command())
 }
 
 /// Runs `maand`: parses, dispatches, prints what went wrong.
@@ -123,7 +127,10 @@ pub fn main() -> ExitCode {
         Command::Rollout(command) => cmd::rollout::run(command, &context),
         Command::Drive(args) => cmd::drive::run(args, &context),
         Command::Gc(args) => cmd::gc::run(args, &context),
+        Command::Backup(args) => cmd::backup::run(args, &context),
         Command::Recover(args) => cmd::recover::run(args, &context),
+        Command::Stage(args) => cmd::stage::run(args, &context),
+        Command::Why(args) => cmd::why::run(args, &context),
         Command::Info(args) => cmd::info::run(args, &context),
         Command::Cat(command) => cmd::cat::run(command, &context),
         Command::Hooks(args) => cmd::hooks::run(&args, &context),

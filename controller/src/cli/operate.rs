@@ -2,6 +2,7 @@
 //! is asked, output comes as it is produced, and Ctrl-C takes back what was asked for.
 #![expect(clippy::disallowed_methods, reason = "edge: waits for agents")]
 
+mod hooks;
 mod said;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::drive::operations::{self, Asked, End, Heard, Request, Sink, Standing};
 use crate::failure::{Exit, Failure};
+use crate::hooks::Runner;
 use crate::model::{Allocation, Job, Snapshot, health};
 use crate::serve::{ServeLock, Server};
 use crate::telemetry::{BucketLog, Line, phase};
@@ -56,6 +58,8 @@ pub struct Session<'a> {
     /// Whether the command is on record and Ctrl-C is listened to.
     begun: bool,
     server: Option<Server>,
+    /// Started with the first hook.
+    hooks: Option<Runner>,
     interrupts: Arc<AtomicU32>,
     begin: std::time::Instant,
 }
@@ -125,6 +129,7 @@ impl<'a> Session<'a> {
             runtime,
             begun: false,
             server: None,
+            hooks: None,
             interrupts,
             begin,
         })
@@ -274,6 +279,15 @@ impl<'a> Session<'a> {
         self.interrupts.load(Ordering::Relaxed) > 0
     }
 
+    /// Waits between two tries; whether to try again.
+    pub fn pause(&self, seconds: u64) -> bool {
+        let end = clock::instant() + Duration::from_secs(seconds);
+        while clock::instant() < end && !self.is_interrupted() {
+            std::thread::sleep(LOOK);
+        }
+        !self.is_interrupted()
+    }
+
     /// A request to run a make target of an allocation, once its worker has heard of the last deploy.
     pub fn make(&self, allocation: &Allocation, job: &Job, target: &str) -> Option<Request> {
         let worker = self.snapshot.worker(&allocation.host)?.clone();
@@ -324,6 +338,7 @@ impl<'a> Session<'a> {
     }
 
     fn shut_down(&mut self, good: bool) {
+        drop(self.hooks.take());
         let duration_ms = u64::try_from(self.begin.elapsed().as_millis()).ok();
         self.write(Line { event: Some("command_end"), exit: Some(i32::from(!good)), duration_ms, ..Line::default() });
         if let Some(server) = self.server.take() {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use comfy_table::{ContentArrangement, Table as Drawn, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table as Drawn, Width, presets};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Number, Value};
 
@@ -135,28 +135,69 @@ impl Table {
         writeln!(to, "╰{}╯", rule("─", "┴"))
     }
 
+    /// The drawing; when a terminal of `width` columns cannot hold it without breaking words, a record for
+    /// each row instead.
     fn fitted(&self, width: Option<u16>) -> String {
+        let cell = |cell: &Cell| {
+            let mut text = String::new();
+            shown(cell, &mut text);
+            text
+        };
+        let cells: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
         let mut table = Drawn::new();
-        table
-            .load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners())
-            .set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners());
+        table.set_header(self.columns.iter().map(|c| c.to_uppercase()));
         match width {
+            None => drop(table.set_content_arrangement(ContentArrangement::Disabled)),
             Some(width) => {
-                table.set_width(width);
-            }
-            None => {
-                table.set_content_arrangement(ContentArrangement::Disabled);
+                let least = self.least(&cells);
+                // Each column with a space on both sides and a line before it.
+                let needed = least.iter().map(|least| least + 3).sum::<usize>() + 1;
+                if needed > usize::from(width) {
+                    return self.records(&cells, usize::from(width));
+                }
+                table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+                let bound = |least: &usize| {
+                    let columns = u16::try_from(least + 2).unwrap_or(u16::MAX);
+                    ColumnConstraint::LowerBoundary(Width::Fixed(columns))
+                };
+                table.set_constraints(least.iter().map(bound));
             }
         }
-        table.set_header(self.columns.iter().map(|c| c.to_uppercase()));
-        for row in &self.rows {
-            table.add_row(row.iter().map(|cell| {
-                let mut text = String::new();
-                shown(cell, &mut text);
-                text
-            }));
+        for row in cells {
+            table.add_row(row);
         }
         table.to_string()
+    }
+
+    /// The longest word of each column.
+    fn least(&self, cells: &[Vec<String>]) -> Vec<usize> {
+        let longest = |text: &str| text.split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
+        let column = |(at, name): (usize, &&str)| {
+            let cells = cells.iter().filter_map(|row| Some(longest(row.get(at)?)));
+            cells.max().unwrap_or(0).max(longest(name))
+        };
+        self.columns.iter().enumerate().map(column).collect()
+    }
+
+    /// Each row as a heading of its first two cells, then `column value` of what is not empty.
+    fn records(&self, cells: &[Vec<String>], width: usize) -> String {
+        let mut lines = Vec::new();
+        for row in cells {
+            lines.push(row.iter().take(2).map(String::as_str).collect::<Vec<_>>().join("  ").trim_end().to_owned());
+            let mut line = String::new();
+            for (name, cell) in self.columns.iter().zip(row).skip(2).filter(|(_, cell)| !cell.is_empty()) {
+                let field = format!("{name} {cell}");
+                if !line.is_empty() && line.chars().count() + 3 + field.chars().count() > width {
+                    lines.push(std::mem::take(&mut line));
+                }
+                line.push_str(if line.is_empty() { "  " } else { "   " });
+                line.push_str(&field);
+            }
+            lines.push(line);
+        }
+        lines.retain(|line| !line.is_empty());
+        lines.join("\n")
     }
 
     /// Prints the table, or its JSON.
@@ -171,7 +212,7 @@ impl Table {
     }
 }
 
-/// Whether columns of these widths, with their borders, need no more than `width`.
+/// Whether columns of these widths, with a border behind each and one before all, need no more than `width`.
 fn fits(widths: &[usize], width: Option<u16>) -> bool {
     width.is_none_or(|width| widths.iter().map(|width| width + 3).sum::<usize>() < usize::from(width))
 }
@@ -244,6 +285,18 @@ mod tests {
         table.row(vec!["zwölf".into(), 1.into(), "漢字".into()]);
         assert_eq!(table.widths(), None, "a letter may be wider than its bytes tell");
         assert_eq!(text(&table, None), format!("{}\n", table.fitted(None)));
+    }
+
+    #[test]
+    fn where_a_table_does_not_fit_there_are_records_and_no_broken_words() {
+        let mut table = Table::new(&["job", "worker_ip", "alloc_id", "rollout", "agent"]);
+        let id = "a065357b-55bd-8eed-8546-add19a0f8513";
+        table.row(vec!["api".into(), "10.0.0.1".into(), id.into(), "promoted".into(), Value::Null]);
+        let wide = text(&table, Some(120));
+        assert!(wide.contains("ROLLOUT") && wide.lines().all(|line| line.chars().count() <= 120), "{wide}");
+        assert_eq!(text(&table, Some(72)), format!("api  10.0.0.1\n  alloc_id {id}   rollout promoted\n"));
+        assert_eq!(text(&table, Some(60)), format!("api  10.0.0.1\n  alloc_id {id}\n  rollout promoted\n"));
+        assert!(text(&table, None).contains(id), "piped, lines are as long as they are");
     }
 
     #[test]

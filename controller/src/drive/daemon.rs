@@ -66,7 +66,17 @@ pub fn run(bucket: &BucketDir, limits: Limits, stop: &AtomicU32, listener: &dyn 
     let _lock = lock(bucket)?;
     let mut tried = Tried::default();
     let mut catalog = Catalog::open(&bucket.database())?;
+    let mut said = String::new();
     while stop.load(Ordering::Relaxed) == 0 {
+        if let Some(why) = halted(bucket, &mut catalog) {
+            if why != said {
+                tracing::error!(why, "driving_stopped: run maand recover");
+                said = why;
+            }
+            std::thread::sleep(LOOK);
+            continue;
+        }
+        said.clear();
         let pause = match once(&mut catalog, bucket, limits, stop, listener, &mut tried) {
             Ok(true) => continue,
             Ok(false) => LOOK,
@@ -83,6 +93,15 @@ pub fn run(bucket: &BucketDir, limits: Limits, stop: &AtomicU32, listener: &dyn 
     Ok(())
 }
 
+/// Why nothing may be driven: the catalog is older than what agents have been told.
+fn halted(bucket: &BucketDir, catalog: &mut Catalog) -> Option<String> {
+    match high_water::evidence(bucket, catalog) {
+        Ok(evidence) if evidence.is_empty() => None,
+        Ok(evidence) => Some(evidence.lines().join("; ")),
+        Err(failure) => Some(failure.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+    }
+}
+
 /// Whether there was work.
 fn once(
     catalog: &mut Catalog,
@@ -93,10 +112,6 @@ fn once(
     tried: &mut Tried,
 ) -> catalog::Result<bool> {
     let now_ms = clock::now_ms();
-    // serve says why; nothing is driven until maand recover.
-    if !high_water::evidence(bucket, catalog).is_ok_and(|evidence| evidence.is_empty()) {
-        return Ok(false);
-    }
     let mut driver = match catalog.read(|tx| rows::open(tx))? {
         Some(open) if open.state == rows::State::Running && !open.attended && !open.is_driven(now_ms) => {
             match Driver::resume(catalog, &open, limits)? {

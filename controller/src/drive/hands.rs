@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use shared::diagnostic::chain;
 use shared::{AllocId, Bundle, Code, Diagnostic, Host, JobName, RunId};
@@ -24,6 +25,9 @@ use crate::paths::BucketDir;
 use crate::plan::{JobPlan, Plan};
 use crate::rollout::event::{Call, Event, Stage};
 use crate::secrets::SealingKey;
+
+/// Longest time that hooks which are ended are waited for: their grace, and what the kernel takes.
+const LEAVING: Duration = Duration::from_secs(15);
 
 /// Hooks that ended, for the machine, with what they wrote and what to tell the operator.
 #[derive(Debug)]
@@ -49,6 +53,18 @@ pub struct Hands {
     starting: Mutex<()>,
     sender: Sender<Ended>,
     receiver: Mutex<Receiver<Ended>>,
+    /// How many calls are under way, and who waits for them to end.
+    calls: (Mutex<usize>, Condvar),
+}
+
+/// One call less, however its thread ends.
+struct Counted(Arc<Hands>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        *self.0.calls.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.calls.1.notify_all();
+    }
 }
 
 impl Hands {
@@ -62,7 +78,19 @@ impl Hands {
     ) -> Arc<Self> {
         let (sender, receiver) = channel();
         let (runner, starting, receiver) = (OnceLock::new(), Mutex::new(()), Mutex::new(receiver));
-        Arc::new(Self { bucket: bucket.clone(), database, run, sink, workers, runner, starting, sender, receiver })
+        let calls = (Mutex::new(0), Condvar::new());
+        Arc::new(Self {
+            bucket: bucket.clone(),
+            database,
+            run,
+            sink,
+            workers,
+            runner,
+            starting,
+            sender,
+            receiver,
+            calls,
+        })
     }
 
     fn runner(&self) -> Result<&Runner, Failure> {
@@ -84,10 +112,13 @@ impl Hands {
 
     /// Whether every interpreter is there that the hooks of a plan need, before any of them begins.
     pub fn check(&self, snapshot: &Snapshot, plan: &Plan) -> Result<(), Failure> {
-        let concerned = plan.jobs.iter().filter(|job| job.is_required() || job.decides);
-        let wanted: Vec<(&JobName, HookEvent)> =
-            concerned.flat_map(|job| job.hooks.iter().map(|event| (&job.job, *event))).collect();
-        if wanted.is_empty() { Ok(()) } else { self.runner()?.check(snapshot, wanted) }
+        let concerned: Vec<&JobPlan> = plan.jobs.iter().filter(|job| job.is_required() || job.decides).collect();
+        let events: BTreeSet<HookEvent> = concerned.iter().flat_map(|job| job.hooks.iter().copied()).collect();
+        for event in events {
+            let jobs = concerned.iter().filter(|job| job.has(event)).map(|job| &job.job);
+            self.runner()?.check(snapshot, event, None, jobs)?;
+        }
+        Ok(())
     }
 
     /// Runs the hooks of a call; how they ended comes with [`Hands::ended`].
@@ -95,7 +126,10 @@ impl Hands {
         let (this, snapshot, plan) = (self.clone(), snapshot.clone(), plan.clone());
         let name = format!("hooks {}", call.job);
         let (job, stage) = (call.job.clone(), call.stage);
+        *self.calls.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let counted = Counted(self.clone());
         let spawned = std::thread::Builder::new().name(name).spawn(move || {
+            let _counted = counted;
             let ended = this.perform(&snapshot, &plan, &call);
             drop(this.sender.send(ended));
         });
@@ -118,23 +152,31 @@ impl Hands {
     fn perform_into(&self, snapshot: &Snapshot, plan: &JobPlan, call: &Call, step: &Arc<Overlay>) -> Ended {
         let event = call.stage.event();
         let targets = targets(snapshot, plan, call);
-        let hooked = |failures| Event::Hooked { job: call.job.clone(), stage: call.stage, failures };
-        let of = crate::hooks::Call {
-            extras: extras(snapshot, plan, call, &targets),
-            ..crate::hooks::Call::new(&call.job, event, &targets)
+        // Those of a stop are each one's own: what fails for one holds up no other.
+        let groups: Vec<&[AllocId]> = match call.stage {
+            Stage::Stopped => targets.chunks(1).collect(),
+            _ => vec![&targets],
         };
-        match self.runner().and_then(|runner| runner.run(snapshot, &of, step)) {
-            Ok(report) => {
-                let problems = report.problems();
-                let failures = report.failures();
-                Ended { event: hooked(failures), writes: Vec::new(), problems }
-            }
-            Err(failure) => {
-                let text =
-                    failure.problems.first().map_or_else(|| "it could not be run".to_owned(), |p| p.message.clone());
-                Ended { event: hooked(vec![(None, text)]), writes: Vec::new(), problems: failure.problems }
+        let (mut failures, mut problems) = (Vec::new(), Vec::new());
+        for targets in groups {
+            let of = crate::hooks::Call {
+                extras: extras(snapshot, plan, call, targets),
+                ..crate::hooks::Call::new(&call.job, event, targets)
+            };
+            match self.runner().and_then(|runner| runner.run(snapshot, &of, step)) {
+                Ok(report) => {
+                    failures.extend(report.failures());
+                    problems.extend(report.problems());
+                }
+                Err(failure) => {
+                    let text = failure.problems.first().map(|problem| problem.message.clone());
+                    failures.push((None, text.unwrap_or_else(|| "it could not be run".to_owned())));
+                    problems.extend(failure.problems);
+                }
             }
         }
+        let event = Event::Hooked { job: call.job.clone(), stage: call.stage, failures };
+        Ended { event, writes: Vec::new(), problems }
     }
 
     /// The same, with what was written left in `wrote`, over the catalog, for the next one to see.
@@ -151,10 +193,17 @@ impl Hands {
         std::iter::from_fn(|| receiver.try_recv().ok()).collect()
     }
 
-    /// Ends what runs: the operator leaves.
-    pub fn cancel(&self) {
-        if let Some(runner) = self.runner.get() {
+    /// Ends what runs, `at_once` without time to clean up, and waits for its end: nothing of it is to go on
+    /// when nobody listens any more.
+    pub fn cancel(&self, at_once: bool) {
+        let Some(runner) = self.runner.get() else { return };
+        runner.cancel();
+        if at_once {
             runner.cancel();
+        }
+        let calls = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *calls > 0 {
+            drop(self.calls.1.wait_timeout_while(calls, LEAVING, |calls| *calls > 0));
         }
     }
 

@@ -198,7 +198,7 @@ impl Driver {
     ) -> catalog::Result<Ended> {
         let ended = self.drive_on(catalog, bucket, progress, hands);
         if ended.as_ref().ok() != Some(&Ended::Whole) {
-            hands.cancel();
+            hands.cancel(progress.interrupts() > 1);
         }
         if ended.is_err()
             && let Err(error) = self.end(catalog, Ended::Paused, None)
@@ -260,7 +260,7 @@ impl Driver {
                 return self.end(catalog, Ended::Whole, asked);
             }
             if asked == Some(Request::Abort) {
-                hands.cancel();
+                hands.cancel(false);
                 self.give_up(catalog, &context, now_ms)?;
                 return self.end(catalog, Ended::Aborted, asked);
             }

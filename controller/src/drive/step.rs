@@ -13,6 +13,7 @@ use crate::catalog::{self, Catalog, read, rollout as rows};
 use crate::hooks::overlay::{Overlay, Write, commit};
 use crate::model::{HookEvent, Snapshot};
 use crate::plan::{JobPlan, Options, Plan};
+use crate::rollout::event::Moved;
 use crate::rollout::{Effect, Event, Rollout};
 use crate::serve::notify::wake;
 
@@ -110,7 +111,13 @@ impl Driver {
         catalog.write(|tx| publish::remade(tx, job, &bundles))?;
         let options = Options { jobs: [job.clone()].into(), ..self.options.clone() };
         let survey = Survey::take(catalog, &options, true, now_ms)?;
-        let plan = survey.plan(&options).jobs.pop();
+        let mut plan = survey.plan(&options);
+        for note in std::mem::take(&mut plan.notes) {
+            let of_job = format!("job {job}: ");
+            let note = note.strip_prefix(&of_job).map_or(note.clone(), str::to_owned);
+            context.progress.moved(job, None, &Moved::Noted(note));
+        }
+        let plan = plan.jobs.pop();
         self.snapshot = Arc::new(survey.snapshot);
         Ok(plan.ok_or_else(|| "it has no allocations any more".to_owned()))
     }

@@ -48,30 +48,24 @@ pub fn purge(
     let mut answers = BTreeMap::new();
     let mut waiting: BTreeMap<AllocId, (WorkerId, Fence)> = BTreeMap::new();
     let begin_ms = clock::now_ms();
+    let all_told = catalog.write(|tx| rows::tell_purged(tx, asked, begin_ms))?;
     for (worker, allocations) in asked {
-        let (fence, told) = catalog.write(|tx| rows::tell_purged(tx, *worker, allocations, begin_ms))?;
+        let Some((fence, told)) = all_told.get(worker) else { continue };
         answers.extend(allocations.iter().filter(|alloc| !told.contains(alloc)).map(|alloc| (*alloc, Answer::Left)));
         match fence {
             Some(fence) if waited.contains(worker) => {
-                waiting.extend(told.into_iter().map(|alloc| (alloc, (*worker, fence))));
+                waiting.extend(told.iter().map(|alloc| (*alloc, (*worker, *fence))));
             }
-            _ => answers.extend(told.into_iter().map(|alloc| (alloc, Answer::NotPickedUp))),
+            _ => answers.extend(told.iter().map(|alloc| (*alloc, Answer::NotPickedUp))),
         }
     }
     wake(bucket);
-    let mut version = None;
     while !waiting.is_empty() {
         let now_ms = clock::now_ms();
-        let seen = catalog.data_version()?;
         let is_late = now_ms - begin_ms > pickup_ms;
-        if version == Some(seen) && !is_late {
-            std::thread::sleep(LOOK);
-            continue;
-        }
-        version = Some(seen);
-        let accepted = catalog.read(|tx| rows::accepted(tx))?;
+        let (accepted, all_said) = catalog.read(|tx| Ok((rows::accepted(tx)?, rows::purged(tx)?)))?;
         for (alloc, (worker, fence)) in waiting.clone() {
-            let said = catalog.read(|tx| rows::purged(tx, alloc, worker))?;
+            let said = all_said.get(&(worker, alloc)).cloned().unwrap_or_default();
             let has_heard = accepted.get(&worker).is_some_and(|accepted| *accepted >= fence);
             let answer = match (said.done, has_heard) {
                 (true, _) => Answer::Purged,
@@ -87,9 +81,7 @@ pub fn purge(
             waiting.remove(&alloc);
             answers.insert(alloc, answer);
         }
-        if is_late {
-            std::thread::sleep(LOOK);
-        }
+        std::thread::sleep(LOOK);
     }
     Ok(answers)
 }

@@ -83,7 +83,8 @@ pub(super) fn none_missing(missing: &[(Missing, JobName, Name)]) -> Result<(), F
         Diagnostic::new(Code::HookRuntime, "hooks have no script in the catalog")
     } else {
         let names = programs.iter().copied().collect::<Vec<_>>().join(" and ");
-        Diagnostic::new(Code::HookRuntime, format!("hooks need {names}, which is not on the PATH of this machine"))
+        let are = if programs.len() == 1 { "is" } else { "are" };
+        Diagnostic::new(Code::HookRuntime, format!("hooks need {names}, which {are} not on the PATH of this machine"))
     };
     for name in &programs {
         let name: &'static str = if *name == "bun" { "bun" } else { "python3" };

@@ -151,18 +151,19 @@ impl Runner {
         });
     }
 
-    /// Whether everything is there that these hooks need, before any of them begins: one problem for all
-    /// that is missing.
+    /// Whether everything is there that these jobs' hooks of the event need (with `only`, that hook), before
+    /// any of them begins: one problem for all that is missing.
     pub fn check<'a>(
         &self,
         snapshot: &Snapshot,
-        wanted: impl IntoIterator<Item = (&'a JobName, HookEvent)>,
+        event: HookEvent,
+        only: Option<&Name>,
+        jobs: impl IntoIterator<Item = &'a JobName>,
     ) -> Result<(), Failure> {
         let mut missing = Vec::new();
-        for (name, event) in wanted {
-            let Some(job) = snapshot.job(name) else { continue };
+        for name in jobs {
             let files = self.inner.files(name)?;
-            for (hook, _) in job.spec.hooks.iter().filter(|(_, hook)| hook.executed_on.contains(&event)) {
+            for (hook, _) in wanted(snapshot, name, event, only) {
                 if let Err(what) = interpreter::of(&self.inner.bucket, name, hook, &files) {
                     missing.push((what, name.clone(), hook.clone()));
                 }
@@ -180,16 +181,16 @@ impl Runner {
         self.runtime.block_on(self.run_on(snapshot, call, step))
     }
 
+    /// Waits for what was begun on the threads of hooks.
+    pub fn wait<T>(&self, until: impl Future<Output = T>) -> T {
+        self.runtime.block_on(until)
+    }
+
     async fn run_on(&self, snapshot: &Snapshot, call: &Call<'_>, step: &Arc<Overlay>) -> Result<Report, Failure> {
         let mut report = Report { job: call.job.clone(), event: call.event, ran: Vec::new(), by_hand: Vec::new() };
         // A job that is gone from the workspace has no scripts any more.
         let Some(job) = snapshot.job(call.job) else { return Ok(report) };
-        let hooks: Vec<(&Name, &Hook)> = job
-            .spec
-            .hooks
-            .iter()
-            .filter(|(name, hook)| hook.executed_on.contains(&call.event) && call.only.is_none_or(|only| only == *name))
-            .collect();
+        let hooks: Vec<_> = wanted(snapshot, call.job, call.event, call.only).collect();
         let targets: Vec<&Allocation> = snapshot
             .allocations_of(call.job)
             .filter(|allocation| call.targets.contains(&allocation.alloc_id))
@@ -272,6 +273,17 @@ impl Runner {
         };
         ran.into_iter().zip(targets).map(|(one, target)| one.unwrap_or_else(|| lost(target))).collect()
     }
+}
+
+/// The hooks of a job for an event, by name.
+fn wanted<'a>(
+    snapshot: &'a Snapshot,
+    job: &JobName,
+    event: HookEvent,
+    only: Option<&'a Name>,
+) -> impl Iterator<Item = (&'a Name, &'a Hook)> {
+    let all = snapshot.job(job).into_iter().flat_map(|job| &job.spec.hooks);
+    all.filter(move |(name, hook)| hook.executed_on.contains(&event) && only.is_none_or(|only| only == *name))
 }
 
 fn cancel(stop: &Stop) {

@@ -73,12 +73,14 @@ pub fn spec(job: &JobSpec) -> Option<HealthSpec> {
         attempts: *attempts,
         interval_s: *interval_s,
         every_s: EVERY_S,
+        by_hooks: job.controlled(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Hook, HookEvent};
 
     #[test]
     fn an_agent_is_told_numbers_and_a_job_without_checks_nothing() {
@@ -95,5 +97,9 @@ mod tests {
         let http = Check::Http { port: 8080, path: "/up".into(), scheme: Scheme::Https, expect_status: 204 };
         assert_eq!(told.checks, [Check::Tcp { port: 8080 }, http, Check::Exec { command: "./ok".into() }]);
         assert_eq!((told.timeout_s, told.attempts, told.interval_s, told.every_s), (5, 30, 1, 15));
+        assert!(!told.by_hooks);
+        let executed_on = [HookEvent::JobControl].into();
+        job.hooks.insert(name("hook_x"), Hook { executed_on, demand: None, timeout_s: 1 });
+        assert!(spec(&job).unwrap().by_hooks);
     }
 }

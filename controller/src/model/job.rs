@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use shared::{BlobDigest, JobName, Name, RelPath, Version};
 
 use super::cert::CertSpec;
-use super::{Glob, HealthCheck, Hook};
+use super::{Glob, HealthCheck, Hook, HookEvent};
 
 /// Time limit of a make target when the manifest has none, seconds.
 pub const DEFAULT_ACTION_TIMEOUT_S: u64 = 300;
@@ -136,6 +136,16 @@ impl JobSpec {
     pub fn deploy_version(&self) -> String {
         let parsed = self.version.as_deref().and_then(|text| text.parse::<Version>().ok());
         parsed.unwrap_or_else(Version::unversioned).to_string()
+    }
+
+    /// Whether the job has hooks for `event`.
+    pub fn has_hooks(&self, event: HookEvent) -> bool {
+        self.hooks.values().any(|hook| hook.executed_on.contains(&event))
+    }
+
+    /// Whether job_control hooks stand in for its make targets.
+    pub fn controlled(&self) -> bool {
+        self.has_hooks(HookEvent::JobControl)
     }
 }
 

@@ -218,6 +218,11 @@ impl JobPlan {
         self.has(HookEvent::JobControl)
     }
 
+    /// Whether its turn begins with its pre_deploy hooks.
+    pub fn prepares(&self) -> bool {
+        self.decides && self.has(HookEvent::PreDeploy) && !self.post_deploy_only
+    }
+
     /// Whether something stands between an allocation's action and its promotion.
     pub fn is_gated(&self) -> bool {
         self.probes
@@ -360,16 +365,18 @@ impl One<'_> {
         let undecided: Vec<Host> = self.allocations.iter().filter(not_known).map(|a| a.host.clone()).collect();
         let volatile = self.known.volatile.contains(job);
         let pre_deploy = hooks.contains(&HookEvent::PreDeploy);
-        let decides = options.catch_up.is_none()
-            && !active.is_empty()
-            && (!undecided.is_empty()
-                || (volatile && (pre_deploy || self.upstream_writes))
-                || (pre_deploy && !complete));
         let post_deploy_only = complete
+            && undecided.is_empty()
             && options.catch_up.is_none()
             && !active.is_empty()
             && hooks.contains(&HookEvent::PostDeploy)
             && standing.clone().any(|a| a.rolled.as_ref().is_none_or(|r| r.post_deploy != Some(PostDeploy::Success)));
+        // A deploy that lacks its post_deploy hooks alone runs those and no pre_deploy hooks again.
+        let decides = options.catch_up.is_none()
+            && !active.is_empty()
+            && (!undecided.is_empty()
+                || (volatile && ((pre_deploy && !post_deploy_only) || self.upstream_writes))
+                || (pre_deploy && !complete));
         let batches = if refused.is_some() {
             Vec::new()
         } else if hooks.contains(&HookEvent::JobControl) {

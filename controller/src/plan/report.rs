@@ -54,6 +54,11 @@ pub fn text(plan: &Plan) -> Vec<String> {
         (_, false) => "no deployment required",
     };
     let mut lines = vec![format!("deploy dry-run: {headline}")];
+    let hosts = plan.jobs.iter().flat_map(|job| {
+        let moves = job.batches.iter().flatten().map(|step| &step.host);
+        moves.chain(settled(job).map(|step| &step.host)).chain(job.skipped.iter().map(|(host, _)| host))
+    });
+    let width = hosts.map(|host| host.as_str().len()).max().unwrap_or(0).max(15);
     let mut seq = None;
     for job in &plan.jobs {
         if seq != Some(job.seq) {
@@ -74,12 +79,12 @@ pub fn text(plan: &Plan) -> Vec<String> {
             continue;
         }
         lines.push(format!("  job \"{}\": deploy required", job.job));
-        rows(job, &mut lines);
+        rows(job, width, &mut lines);
     }
     lines
 }
 
-fn rows(job: &JobPlan, lines: &mut Vec<String>) {
+fn rows(job: &JobPlan, width: usize, lines: &mut Vec<String>) {
     let version = |from: bool, current: &str, new: &str| match from && current != new {
         true => format!(" version={current}->{new}"),
         false => String::new(),
@@ -91,7 +96,7 @@ fn rows(job: &JobPlan, lines: &mut Vec<String>) {
         let (host, kind) = (&step.host, word(job, step));
         let current = to.map_or_else(String::new, |to| format!(" current_hash={}", to.short()));
         let version = version(to.is_some(), &step.current_version, &step.new_version);
-        lines.push(format!("    {host:<15} {kind:<12}{}{current}{version}{}", previous(step.from), tail(step)));
+        lines.push(format!("    {host:<width$} {kind:<12}{}{current}{version}{}", previous(step.from), tail(step)));
     }
     for (n, batch) in job.batches.iter().enumerate() {
         for step in batch {
@@ -100,14 +105,17 @@ fn rows(job: &JobPlan, lines: &mut Vec<String>) {
             let matched = if matched.is_empty() { String::new() } else { format!(" matched={}", matched.join(",")) };
             let (host, kind, to) = (&step.host, step.kind.word(), step.to.short());
             let from = previous(step.from);
-            lines.push(format!("    {host:<15} {kind:<12} batch={}{from} current_hash={to}{version}{matched}", n + 1));
+            lines.push(format!(
+                "    {host:<width$} {kind:<12} batch={}{from} current_hash={to}{version}{matched}",
+                n + 1
+            ));
         }
     }
     for host in &job.undecided {
-        lines.push(format!("    {host:<15} {:<12} (its hooks are to write what its templates read)", "undecided"));
+        lines.push(format!("    {host:<width$} {:<12} (its hooks are to write what its templates read)", "undecided"));
     }
     for (host, hash) in job.skipped.iter().filter(|(host, _)| !job.undecided.contains(host)) {
-        lines.push(format!("    {host:<15} {:<12} hash={}", "skip", short(*hash)));
+        lines.push(format!("    {host:<width$} {:<12} hash={}", "skip", short(*hash)));
     }
 }
 

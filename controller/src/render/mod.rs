@@ -2,6 +2,7 @@
 
 mod functions;
 pub mod template;
+mod values;
 
 use shared::{BlobDigest, Bundle, Entry, RelPath};
 

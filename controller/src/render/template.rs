@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, context};
 use shared::{BucketId, Code, Diagnostic, JobName, RelPath};
 
+use super::values::{self, FORBIDDEN, MISSING, access};
 use super::{Rendered, functions};
-use crate::model::kv::{Access, DEPLOY_ORDER, Namespace, ROLLOUT_ORDER, Source as Values};
+use crate::model::kv::{Namespace, Source as Values};
 use crate::model::{Allocation, Worker};
 
 /// Longest output, bytes.
@@ -125,7 +126,7 @@ impl Templates {
         // Functions of this allocation, on a copy of the environment: it is shared and cheap to clone.
         let mut environment = self.environment.clone();
         let secret = Arc::new(AtomicBool::new(false));
-        add_values(&mut environment, context, &secret, &self.older);
+        values::add(&mut environment, context, &secret, &self.older);
         let mut rendered = Vec::new();
         let mut problems = Vec::new();
         let mut missing = Some(BTreeSet::new());
@@ -241,83 +242,6 @@ fn lacking(error: &Error) -> Option<Namespace> {
     let (mark, rest) = cause.detail()?.split_once(' ')?;
     let is_ours = cause.kind() == ErrorKind::InvalidOperation && mark == MISSING;
     if is_ours { rest.split_once(' ')?.0.parse().ok() } else { None }
-}
-
-/// Marks of our own errors, which the library hands through as text.
-const MISSING: &str = "\u{1}missing";
-const FORBIDDEN: &str = "\u{1}forbidden";
-
-fn access<'a>(context: &Context<'a>) -> Access<'a> {
-    Access { job: &context.allocation.job, host: &context.worker.host, upstream: context.upstream }
-}
-
-/// What the functions of one allocation need, for as long as its environment lives.
-#[derive(Clone)]
-struct Reader {
-    values: Arc<dyn Values>,
-    upstream: Arc<BTreeSet<JobName>>,
-    job: JobName,
-    host: shared::Host,
-    secret: Arc<AtomicBool>,
-    older: Arc<AtomicBool>,
-}
-
-impl Reader {
-    fn namespace(&self, text: &str) -> Result<Namespace, Error> {
-        let access = Access { job: &self.job, host: &self.host, upstream: &self.upstream };
-        let namespace = text.parse::<Namespace>().ok().filter(|namespace| access.may_read(namespace));
-        namespace.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {text}")))
-    }
-
-    fn names(&self, namespace: &str) -> Result<Vec<String>, Error> {
-        let keys = self.values.keys(&self.namespace(namespace)?).map_err(unreadable)?;
-        Ok(keys.keys().cloned().collect())
-    }
-
-    fn get(&self, namespace: &str, key: &str, required: bool) -> Result<String, Error> {
-        let older = key == DEPLOY_ORDER && matches!(namespace.parse(), Ok(Namespace::Job(_)));
-        self.older.fetch_or(older, Ordering::Relaxed);
-        let key = if older { ROLLOUT_ORDER } else { key };
-        match self.values.get(&self.namespace(namespace)?, key).map_err(unreadable)? {
-            Some(value) => {
-                self.secret.fetch_or(value.secret, Ordering::Relaxed);
-                Ok(value.text)
-            }
-            None if required => Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}"))),
-            None => Ok(String::new()),
-        }
-    }
-}
-
-fn add_values(
-    environment: &mut Environment<'static>,
-    context: &Context<'_>,
-    secret: &Arc<AtomicBool>,
-    older: &Arc<AtomicBool>,
-) {
-    let reader = Reader {
-        values: context.values.clone(),
-        upstream: context.upstream.clone(),
-        job: context.allocation.job.clone(),
-        host: context.worker.host.clone(),
-        secret: secret.clone(),
-        older: older.clone(),
-    };
-    let get = reader.clone();
-    environment.add_function("get", move |namespace: String, key: String| get.get(&namespace, &key, true));
-    for name in ["get_optional", "getOptional"] {
-        let get = reader.clone();
-        environment.add_function(name, move |namespace: String, key: String| get.get(&namespace, &key, false));
-    }
-    for name in ["get_secret", "getSecret"] {
-        let get = reader.clone();
-        environment.add_function(name, move |key: String| get.get(&format!("secrets/job/{}", get.job), &key, true));
-    }
-    environment.add_function("keys", move |namespace: String| reader.names(&namespace));
-}
-
-fn unreadable(why: String) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why)
 }
 
 fn place(job: &JobName, path: &RelPath, error: &Error) -> String {

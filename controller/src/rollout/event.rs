@@ -227,7 +227,9 @@ pub enum Moved {
     Failed(String),
     /// It is asked for again, under a new id.
     Again(ActionKind),
-    /// Its agent is out of reach; the rollout goes on without it, or ends with it named.
+    /// Its agent is out of reach: what it was told is taken back.
+    TakenBack,
+    /// The job goes on without it, until its agent is back.
     Deferred,
     /// Its agent is away; what it was told is done when it is back.
     Left,
@@ -235,6 +237,8 @@ pub enum Moved {
     AssumedDead,
     /// Hooks of this event begin.
     Hooks(HookEvent),
+    /// Something that stops nothing, and that the operator should know.
+    Noted(String),
     /// The job ended well, but for so many allocations.
     Done(usize),
     /// The job was planned anew, and needs nothing.

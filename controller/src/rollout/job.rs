@@ -67,6 +67,11 @@ pub enum Phase {
         /// Counted from 0.
         batch: usize,
     },
+    /// Agents of batch `batch` are told to judge anew what job_control hooks have made of it.
+    Judging {
+        /// Counted from 0.
+        batch: usize,
+    },
     /// What ran well of batch `batch` is probed.
     Gate {
         /// Counted from 0.
@@ -229,6 +234,7 @@ impl JobRollout {
             Phase::Settling if self.in_flight() == 0 => self.settled(effects),
             Phase::Removing if self.in_flight() == 0 => self.set(Phase::Waiting { batch: 0 }),
             Phase::Rolling { batch } if self.in_flight() == 0 => self.landed(batch, effects),
+            Phase::Judging { batch } if self.in_flight() == 0 => self.set(Phase::Gate { batch }),
             Phase::Gate { batch } => self.look_at_gate(batch, now_ms, effects),
             Phase::Pause { batch, attempt, due_ms } if now_ms >= due_ms => {
                 self.call(Stage::Health { batch, attempt }, effects);
@@ -241,7 +247,7 @@ impl JobRollout {
     fn begin(&mut self, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         if let Some(why) = self.plan.refused.clone() {
             self.finish(End::Failed { why: Some(why) }, effects);
-        } else if self.plan.decides && self.plan.has(HookEvent::PreDeploy) {
+        } else if self.plan.prepares() {
             self.call(Stage::PreDeploy, effects);
         } else if self.plan.decides {
             self.set(Phase::Deciding);
@@ -277,12 +283,13 @@ impl JobRollout {
             Stage::PreDeploy | Stage::PostDeploy => (None, None),
             Stage::JobControl { .. } => (None, None),
             Stage::Stopped => (Some(self.stopped().collect()), None),
-            Stage::Started { batch } | Stage::Health { batch, .. } => {
+            Stage::Started { batch } => {
                 let kind = starts(batch);
                 let of_kind: Vec<usize> = (0..self.plan.batches.len()).filter(|n| starts(*n) == kind).collect();
                 let number = of_kind.iter().position(|n| *n == batch).unwrap_or_default();
                 (Some(self.ran(batch).collect()), Some((number, of_kind.len(), kind)))
             }
+            Stage::Health { batch, .. } => (Some(self.looked_at(batch).collect()), None),
         };
         Call { job: self.plan.job.clone(), stage, targets, batch }
     }
@@ -327,13 +334,18 @@ impl JobRollout {
             Stage::Stopped => {
                 for (alloc, text) in failures {
                     let hit: Vec<AllocId> = alloc.map_or_else(|| self.stopped().collect(), |alloc| vec![alloc]);
-                    hit.into_iter().for_each(|alloc| self.fail(alloc, Why::Hook { problem: text.clone() }, effects));
+                    let why = format!("{}: {text}", stage.event().word());
+                    hit.into_iter().for_each(|alloc| self.fail(alloc, Why::Hook { problem: why.clone() }, effects));
                 }
+                // Not before: a stop whose hooks failed is done again, and they with it.
+                effects.extend(self.stopped().map(|alloc_id| Effect::Stopped { alloc_id }));
                 self.release_removals(now_ms, ids, effects);
             }
-            Stage::Started { batch } | Stage::JobControl { batch } if failures.is_empty() => {
-                self.set(Phase::Gate { batch });
-            }
+            Stage::Started { batch } if failures.is_empty() => self.set(Phase::Gate { batch }),
+            Stage::JobControl { batch } if failures.is_empty() => match self.plan.probes {
+                true => self.release_judging(batch, now_ms, ids, effects),
+                false => self.set(Phase::Gate { batch }),
+            },
             Stage::Health { batch, .. } if failures.is_empty() => self.promote_batch(batch, effects),
             Stage::Health { batch, attempt } if attempt + 1 < self.plan.gate_attempts => {
                 let due_ms = now_ms + self.plan.gate_interval_ms;
@@ -395,6 +407,14 @@ impl JobRollout {
     pub(super) fn ran(&self, batch: usize) -> impl Iterator<Item = AllocId> {
         let members = self.plan.batches.get(batch).into_iter().flatten().map(|step| step.alloc_id);
         members.filter(|alloc| self.flights.get(alloc).is_some_and(|f| f.fate == Some(Fate::Ran)))
+    }
+
+    /// What the health_check hooks of a batch's gate look at: the batch, and what was rolled before it.
+    fn looked_at(&self, batch: usize) -> impl Iterator<Item = AllocId> {
+        let before = self.plan.batches.iter().take(batch).flatten().map(|step| step.alloc_id);
+        before
+            .filter(|alloc| self.flights.get(alloc).is_some_and(|f| f.fate == Some(Fate::Settled)))
+            .chain(self.ran(batch))
     }
 
     /// All of a batch has landed, well or not.

@@ -30,12 +30,16 @@ impl JobRollout {
     pub(super) fn release_stops(&mut self, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         self.set(Phase::Settling);
         for step in self.plan.settle.clone() {
-            // With hooks after the stop, files go when the hooks have ended well.
-            let first_stop =
-                step.rest == Rest::Remove { stop: true } && self.plan.has(HookEvent::AfterAllocationStopped);
-            let step = if first_stop { Settle { rest: Rest::Stop, ..step } } else { step };
+            let step = Settle { rest: self.first_rest(&step), ..step };
             self.release_settle(&step, now_ms, ids, effects);
         }
+    }
+
+    /// What comes first of a stop or removal: with hooks after the stop, files go when the hooks have ended
+    /// well. What is assumed dead has none.
+    fn first_rest(&self, step: &Settle) -> Rest {
+        let hooked = self.plan.has(HookEvent::AfterAllocationStopped) && (step.online || !step.gone);
+        if hooked && step.rest == (Rest::Remove { stop: true }) { Rest::Stop } else { step.rest }
     }
 
     /// The hooks after the stops have ended: what is no longer wanted is taken away.
@@ -126,6 +130,18 @@ impl JobRollout {
         self.set(Phase::Rolling { batch });
     }
 
+    /// Tells a batch's agents, with an action that runs nothing, to begin their probes anew: what they said
+    /// before is of what ran before the hooks.
+    pub(super) fn release_judging(&mut self, batch: usize, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
+        for step in self.plan.batches[batch].clone() {
+            let flight = Flight::new(ids.action_id(), now_ms, 0);
+            effects.push(Effect::Release(self.move_release(&step, flight.action_id)));
+            self.flights.insert(step.alloc_id, flight);
+            self.unsaved.flights.insert(step.alloc_id);
+        }
+        self.set(Phase::Judging { batch });
+    }
+
     fn move_release(&self, step: &Move, action_id: ActionId) -> Release {
         // Where hooks stand in for the lifecycle, agents put the files in place and run nothing.
         let kind = if self.plan.controls() { ActionKind::Sync } else { step.kind };
@@ -157,10 +173,10 @@ impl JobRollout {
             what: What::Settle(Settle { rest, ..step.clone() }),
         };
         match self.phase {
-            Phase::Settling => self.plan.settle.iter().find(|step| step.alloc_id == alloc).map(|step| {
-                let hooks = self.plan.has(HookEvent::AfterAllocationStopped);
-                settle(step, if hooks && step.rest == (Rest::Remove { stop: true }) { Rest::Stop } else { step.rest })
-            }),
+            Phase::Settling => {
+                let step = self.plan.settle.iter().find(|step| step.alloc_id == alloc);
+                step.map(|step| settle(step, self.first_rest(step)))
+            }
             Phase::Removing => {
                 let step = self.plan.settle.iter().find(|step| step.alloc_id == alloc);
                 step.map(|step| settle(step, Rest::Remove { stop: false }))
@@ -168,7 +184,7 @@ impl JobRollout {
             Phase::Promoting => {
                 self.plan.promotes.iter().find(|step| step.alloc_id == alloc).map(|step| settle(step, step.rest))
             }
-            Phase::Rolling { batch } => {
+            Phase::Rolling { batch } | Phase::Judging { batch } => {
                 self.plan.batches.get(batch)?.iter().find(|step| step.alloc_id == alloc).map(|step| Member {
                     host: step.host.clone(),
                     leaves: Leaves::Files(step.to),
@@ -221,7 +237,10 @@ impl JobRollout {
                 Moved::Promoted(ActionKind::Sync, duration_ms)
             }
             (Rest::Stop | Rest::Promote, _) => {
-                effects.push(Effect::Stopped { alloc_id });
+                // With hooks after it, it counts as done when they have ended well.
+                if !self.plan.has(HookEvent::AfterAllocationStopped) {
+                    effects.push(Effect::Stopped { alloc_id });
+                }
                 Moved::Stopped(duration_ms)
             }
             (Rest::Remove { .. }, _) => {
@@ -238,7 +257,9 @@ impl JobRollout {
             flight.ended_ms = Some(now_ms);
         }
         self.end_flight(step.alloc_id, Fate::Ran);
-        if self.plan.is_gated() {
+        if matches!(self.phase, Phase::Judging { .. }) {
+            // It has been said.
+        } else if self.plan.is_gated() {
             effects.push(self.moved(Some(&step.host), Moved::Ran(step.kind, duration_ms)));
         } else {
             // Nothing stands between its action and its promotion: what is proved is kept at once.
@@ -281,7 +302,7 @@ impl JobRollout {
         let here = match self.phase {
             Phase::Settling | Phase::Removing => settle(&self.plan.settle),
             Phase::Promoting => settle(&self.plan.promotes),
-            Phase::Rolling { batch } => {
+            Phase::Rolling { batch } | Phase::Judging { batch } => {
                 let members = self.plan.batches.get(batch).into_iter().flatten();
                 members.filter(|step| step.worker_id == worker).map(|step| step.alloc_id).collect()
             }
@@ -326,7 +347,7 @@ impl JobRollout {
         }
         let (alloc_id, worker_id, bundle) = (step.alloc_id, step.worker_id, step.to);
         effects.push(Effect::Withdraw { alloc_id, worker_id, bundle });
-        effects.push(self.moved(Some(&step.host), Moved::Deferred));
+        effects.push(self.moved(Some(&step.host), Moved::TakenBack));
         self.end_flight(alloc_id, Fate::Deferred);
     }
 
@@ -341,6 +362,7 @@ impl JobRollout {
                     bundle: step.to,
                     version: step.new_version.clone(),
                 });
+                effects.push(self.moved(Some(&step.host), Moved::Deferred));
             }
         }
     }

@@ -1,14 +1,14 @@
 //! Decides what reports that came after their rollout had ended say: a drain or a removal that was left for
 //! an agent that was away is done when the agent is back, and nobody waited for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::api::v1::desired::{DesiredAllocation, RunState};
 use shared::api::v1::report::{ObservedAllocation, Outcome};
-use shared::{ActionKind, AllocId};
+use shared::{ActionKind, AllocId, JobName};
 
 use super::event::Effect;
-use crate::model::{Promoted, Snapshot};
+use crate::model::{HookEvent, Promoted, Snapshot};
 
 /// Brings `snapshot` to what was `told` and `observed` since; the same as effects, to be written down.
 pub fn learned(
@@ -17,6 +17,13 @@ pub fn learned(
     observed: &BTreeMap<AllocId, ObservedAllocation>,
 ) -> Vec<Effect> {
     let told: BTreeMap<AllocId, &DesiredAllocation> = told.iter().map(|row| (row.alloc_id, row)).collect();
+    // Their stop is done again, with a rollout that runs the hooks that belong to it.
+    let hooked: BTreeSet<JobName> = snapshot
+        .jobs
+        .iter()
+        .filter(|job| job.spec.has_hooks(HookEvent::AfterAllocationStopped))
+        .map(|job| job.name.clone())
+        .collect();
     let mut effects = Vec::new();
     for allocation in snapshot.allocations.iter_mut().filter(|a| a.rolled.is_some()) {
         let alloc_id = allocation.alloc_id;
@@ -31,7 +38,7 @@ pub fn learned(
                 (allocation.promoted, allocation.rolled) = (None, None);
                 effects.push(Effect::Removed { alloc_id });
             }
-            (RunState::Stopped, ActionKind::Stop, _) if allocation.may_run() => {
+            (RunState::Stopped, ActionKind::Stop, _) if allocation.may_run() && !hooked.contains(&allocation.job) => {
                 if let Some(rolled) = &mut allocation.rolled {
                     rolled.may_run = false;
                 }

@@ -15,6 +15,7 @@ use shared::{Code, Diagnostic, WorkerId};
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, desired};
+use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
 use crate::telemetry::BucketLog;
@@ -54,6 +55,12 @@ impl Wakers {
         sender.send_modify(|watched| watched.poll += 1);
         let poll = sender.borrow().poll;
         (sender.subscribe(), poll)
+    }
+
+    /// Everybody who waits looks again.
+    fn nudge(&self) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().for_each(|sender| sender.send_modify(|_| {}));
     }
 
     fn moved(&self, fences: &[(WorkerId, Fence)]) {
@@ -110,15 +117,23 @@ impl Waking {
         let bucket = bucket.clone();
         let look = move || {
             let mut seen = 0;
+            let mut judged = clock::instant();
             while !stopped.load(Ordering::Relaxed) {
+                // First whether anything may be handed out, then who may have it.
+                let was_halted = halt.is_set();
+                if was_halted || judged.elapsed() >= LOOK {
+                    judged = clock::instant();
+                    if let Err(failure) = halt.look(&bucket, &mut catalog, &log) {
+                        let why = failure.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                        tracing::error!(why, "mark_unreadable");
+                    }
+                    if was_halted && !halt.is_set() {
+                        wakers.nudge();
+                    }
+                }
                 match catalog.data_version() {
                     Ok(version) if version != seen => {
                         seen = version;
-                        // First whether anything may be handed out, then who may have it.
-                        if let Err(failure) = halt.look(&bucket, &mut catalog, &log) {
-                            let why = failure.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                            tracing::error!(why, "mark_unreadable");
-                        }
                         match catalog.read(|tx| desired::fences(tx)) {
                             Ok(fences) => wakers.moved(&fences),
                             Err(error) => {

@@ -12,6 +12,9 @@ fn init_makes_what_is_missing_and_keeps_keys_to_their_owner() {
     let bucket = bare();
     let made: Value = serde_json::from_str(&bucket.maand(&["init", "--json"]).expect(0).stdout).unwrap();
     let id = made["bucket_id"].as_str().unwrap().to_owned();
+    for path in made["made"].as_array().unwrap() {
+        assert!(bucket.path(path.as_str().unwrap()).exists(), "{path}");
+    }
     let mode = |path: &str| std::fs::metadata(bucket.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("secrets"), mode("data")), (0o700, 0o700));
     for file in ["ca.crt", "ca.key", "agent-ca.crt", "agent-ca.key", "kv.key"] {

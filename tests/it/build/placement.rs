@@ -157,14 +157,15 @@ fn a_host_that_is_taken_out_is_removed_and_its_values_with_it() {
     let removed = column(&bucket, "allocations", &["worker_ip"], "removed");
     assert_eq!(
         removed,
-        [("w1".to_owned(), json!(true)), ("w2".to_owned(), json!(false)), ("w3".to_owned(), json!(false))]
+        [("w2".to_owned(), json!(false)), ("w3".to_owned(), json!(false)), ("w1".to_owned(), json!(true))],
+        "in worker order, those without a worker last"
     );
     for namespace in ["maand/worker/w1", "maand/worker/w1/tags", "maand/job/api/worker/w1"] {
         assert_eq!(keys(&bucket, namespace), [""; 0], "{namespace}");
     }
     assert_eq!(must(&bucket, "maand/job/api/worker/w2", "peer_workers"), "w3");
     assert_eq!(must(&bucket, "maand/job/api/worker/w2", "api_allocation_index"), "0");
-    let word = column(&bucket, "deployments", &["worker_ip"], "rollout").remove(0);
+    let word = column(&bucket, "deployments", &["worker_ip"], "rollout").remove(2);
     assert_eq!(word, ("w1".to_owned(), json!("removed")));
     // Back again it is another worker.
     bucket.write("workspace/workers.json", r#"[{"host": "w1"}, {"host": "w2"}, {"host": "w3"}]"#);

@@ -36,7 +36,7 @@ fn everything_that_is_missing_is_one_problem_before_anything_starts() {
     let output = with_path(&bucket, empty.to_str().unwrap(), &["build"]).expect(1);
     assert_eq!(
         output.stderr,
-        "error[MD0091]: hooks need bun and python3, which is not on the PATH of this machine\n  bun: hook_b of job api\n  \
+        "error[MD0091]: hooks need bun and python3, which are not on the PATH of this machine\n  bun: hook_b of job api\n  \
          python3: hook_a of job api, hook_c of job web\n  do: install it beside maand: hooks run here, not on workers \
          (Bun: https://bun.sh); nothing was run\n"
     );
@@ -45,7 +45,31 @@ fn everything_that_is_missing_is_one_problem_before_anything_starts() {
     program(&empty.join("python3"), &format!("#!/bin/sh\nexec {python} \"$@\"\n"));
     let output = with_path(&bucket, empty.to_str().unwrap(), &["build"]).expect(1);
     assert!(output.stderr.contains("hooks need bun, which"), "{}", output.stderr);
+    // By hand neither: hook_a could run for one of two jobs.
+    std::fs::remove_file(bucket.path("workspace/jobs/web/_modules/hook_c.py")).unwrap();
+    job(&bucket, "web", &[("hook_a", json!({"executed_on": ["cli"]}), "")]);
+    std::fs::remove_file(bucket.path("workspace/jobs/web/_modules/hook_a.py")).unwrap();
+    bucket.write("workspace/jobs/web/_modules/hook_a.js", "\n");
+    with_path(&bucket, empty.to_str().unwrap(), &["build"]).expect(1);
+    let output = with_path(&bucket, empty.to_str().unwrap(), &["hooks", "hook_a"]).expect(1);
+    assert!(output.stderr.contains("\n  bun: hook_a of job web\n"), "{}", output.stderr);
     assert!(!bucket.dir().join("ran").exists());
+}
+
+/// With the environment of a machine that reaches the world by a proxy only, which here is none.
+fn behind_a_proxy(bucket: &Bucket, words: &[&str]) -> Output {
+    let mut command = bucket.command(words);
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"] {
+        command.env(name, "http://127.0.0.1:1");
+    }
+    command.env("NO_PROXY", "example.com");
+    finish(command, Duration::from_secs(120))
+}
+
+#[test]
+fn a_proxy_of_the_environment_does_not_stand_between() {
+    let bucket = built(1, "import maand\nmaand.list_job_keys().raise_for_status()\n");
+    behind_a_proxy(&bucket, &["hooks", "hook_x"]).expect(0);
 }
 
 /// The real python3: a version manager's stand-in needs its own PATH.
@@ -115,7 +139,7 @@ say(maand.findBucketRoot()?.split("/").pop());
 "#,
     );
     bucket.maand(&["build"]).expect(0);
-    let output = bucket.maand(&["hooks", "hook_x", "--verbose"]).expect(0);
+    let output = behind_a_proxy(&bucket, &["hooks", "hook_x", "--verbose"]).expect(0);
     let said: Vec<&str> = output.stderr.lines().filter_map(|line| line.strip_prefix("api@w2 | ")).collect();
     assert_eq!(
         said[..11],

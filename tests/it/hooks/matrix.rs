@@ -112,7 +112,7 @@ fn every_row_of_the_matrix() {
 }
 
 #[test]
-fn a_health_check_and_a_body_that_is_none_are_refused() {
+fn a_request_that_is_none_is_refused_with_what_is_wrong() {
     let script = r#"
 import maand
 def show(answer): print(answer.status_code, answer.text.strip())

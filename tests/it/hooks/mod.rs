@@ -3,6 +3,8 @@
 
 mod build;
 mod cli;
+mod cluster;
+mod deploy;
 mod events;
 mod guide;
 mod interface;

@@ -55,7 +55,7 @@ fn a_deferred_allocation_is_named_with_since_when_and_comes_up_to_date_when_its_
         "{shown}"
     );
     let text = fleet.bucket.maand(&["rollout", "show"]).expect(0).stdout;
-    assert!(text.contains(&format!("api@{}: out of reach since 20", fleet.hosts[2])), "{text}");
+    assert!(text.contains(&format!("    {}: out of reach since 20", fleet.hosts[2])), "{text}");
 
     let mut drive = drive(&fleet);
     let seq = fleet.update_seq();
@@ -85,32 +85,46 @@ fn one_that_does_not_pass_its_gate_when_it_is_back_is_not_promoted() {
 }
 
 #[test]
-fn serve_drives_too_and_a_sleeper_does_not_do_late_what_was_taken_back() {
-    let mut fleet = Fleet::new(2);
-    fleet.bucket.setting("pickup_timeout = 2");
+fn an_agent_whose_program_was_replaced_under_it_goes_on() {
+    let mut fleet = Fleet::new(1);
     fleet.job("api", json!({}));
     fleet.up();
+    let program = fleet.bucket.programs().agent.clone();
+    std::fs::rename(&program, program.with_extension("old")).unwrap();
+    std::fs::remove_file(program.with_extension("old")).unwrap();
     fleet.bucket.maand(&["deploy"]).expect(0);
-    // Its connection stands, its long poll is open, and it does nothing.
-    fleet.agents[1].process().signal(Signal::STOP);
-    fleet.edit(&["api"], "2");
-    let failed = fleet.bucket.maand(&["deploy"]).expect(1).stderr;
-    assert!(
-        failed.contains(&format!("the agent of {} did not pick up its work within 2 s", fleet.hosts[1])),
-        "{failed}"
-    );
-    let seq = fleet.update_seq();
-    fleet.agents[1].process().signal(Signal::CONT);
-    poll::until("the agent to hear of the newest state", poll::LONG, || {
-        let agent = fleet.bucket.cat("agents")[1].clone();
-        if agent["update_seq"] == seq { Ok(()) } else { Err(agent) }
-    });
-    // It had the answer with the release in its socket: newer ones came before it could act, or it acted
-    // on a state in which the release is taken back. Either way nothing runs.
-    fleet.bucket.maand(&["deploy", "--jobs", "api", "-n"]).expect(0);
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(fleet.agents[1].read("api", "data/ran"), "start 0.0.0 0.0.0\n", "never done late");
-    assert_eq!(fleet.words("api"), ["promoted", "restart"]);
+    assert_eq!(fleet.agents[0].read("api", "data/ran"), "start 0.0.0 0.0.0\n");
+}
+
+#[test]
+fn a_sleeper_does_not_do_late_what_was_taken_back() {
+    // With new files, and with nothing to do but to run the target.
+    for edit in [true, false] {
+        let mut fleet = Fleet::new(2);
+        fleet.bucket.setting("pickup_timeout = 2");
+        fleet.job("api", json!({}));
+        fleet.up();
+        fleet.bucket.maand(&["deploy"]).expect(0);
+        // Its connection stands, its long poll is open, and the answer with the release waits in its socket.
+        fleet.agents[0].process().signal(Signal::STOP);
+        if edit {
+            fleet.edit(&["api"], "2");
+        }
+        let failed = fleet.bucket.maand(&["deploy", "--force"]).expect(1).stderr;
+        let said = format!("the agent of {} did not pick up its work within 2 s", fleet.hosts[0]);
+        assert!(failed.contains(&said), "{failed}");
+        let seq = fleet.update_seq();
+        fleet.agents[0].process().signal(Signal::CONT);
+        poll::until("the agent to have heard of the newest state", poll::LONG, || {
+            let (agent, row) = (fleet.bucket.cat("agents")[0].clone(), fleet.bucket.cat("deployments")[0].clone());
+            let told = fleet.worker_json(0);
+            let newest = told["generation"].as_u64() >= Some(4) && agent["update_seq"] == seq;
+            if newest && row["agent"] == Value::Null { Ok(()) } else { Err(format!("{agent} {row} {told}")) }
+        });
+        assert_eq!(fleet.agents[0].read("api", "data/ran"), "start 0.0.0 0.0.0\n", "never done late");
+        assert_eq!(fleet.agents[0].read("api", "conf/app"), "", "nor are its files there");
+        assert_eq!(fleet.words("api"), [if edit { "restart" } else { "promoted" }; 2]);
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn a_gate_that_fails_keeps_what_passed_and_touches_nothing_more() {
         failed.stderr
     );
     assert!(failed.stderr.contains("feels sick"), "{}", failed.stderr);
-    assert!(failed.stderr.contains("2 of its 4 allocations were not touched"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("2 of its 4 allocations untouched"), "{}", failed.stderr);
     let mut ran = fleet.order("api");
     ran.sort();
     assert_eq!(ran, ["0 restart", "1 restart"]);

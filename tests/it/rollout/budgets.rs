@@ -21,7 +21,7 @@ fn failures_within_the_budget_stop_nothing_and_are_still_said() {
                 failed.stderr
             );
         }
-        assert_eq!(failed.stderr.contains("were not touched"), begun == 2, "{}", failed.stderr);
+        assert_eq!(failed.stderr.contains("allocations untouched"), begun == 2, "{}", failed.stderr);
         let good = if begun == 4 { "promoted" } else { "new" };
         assert_eq!(fleet.words("api"), ["new", "new", good, good], "{budget}");
     }

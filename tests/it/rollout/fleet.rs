@@ -26,7 +26,7 @@ fn flap(lights: &Arc<Lights>, end: &Arc<AtomicBool>) -> std::thread::JoinHandle<
             for n in (0..ALL).step_by(FLAPS) {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 // The first one is away for as long as it lasts.
-                lights.set_away(n, n == 0 || (state >> 40) % 3 != 0);
+                lights.set_away(n, n == 0 || !(state >> 40).is_multiple_of(3));
             }
             // The pace of their coming and going; nothing waits for it to be over.
             std::thread::sleep(Duration::from_millis(700));

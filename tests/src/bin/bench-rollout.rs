@@ -88,11 +88,12 @@ fn job(bucket: &Bucket, n: usize, version: u32) {
     bucket.write(&format!("{job}/conf/app"), &format!("{n} {version}\n"));
 }
 
-/// Counts commits in the catalog's write-ahead log: a reader that stays keeps it from being begun anew.
+/// Counts commits in the catalog's write-ahead log: a reader that stays keeps it from being begun anew, but
+/// for once when all of it was in the catalog already.
 struct Transactions {
     reader: rusqlite::Connection,
     log: PathBuf,
-    before: usize,
+    before: (Vec<u8>, usize),
 }
 
 impl Transactions {
@@ -105,19 +106,21 @@ impl Transactions {
     }
 
     fn end(self) -> usize {
-        let count = commits(&self.log).saturating_sub(self.before);
+        let (salt, count) = commits(&self.log);
+        let count = if salt == self.before.0 { count.saturating_sub(self.before.1) } else { count };
         self.reader.execute_batch("COMMIT").expect("the reader's end");
         count
     }
 }
 
-/// Commits in a write-ahead log (sqlite.org/fileformat2.html, 4): frames of its newest salt that name a size.
-fn commits(log: &Path) -> usize {
+/// Salt of a write-ahead log, and commits under it (sqlite.org/fileformat2.html, 4): frames that name a size.
+fn commits(log: &Path) -> (Vec<u8>, usize) {
     let bytes = std::fs::read(log).unwrap_or_default();
     let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-    let (Some(page), Some(salt)) = (word(8), bytes.get(16..24)) else { return 0 };
+    let (Some(page), Some(salt)) = (word(8), bytes.get(16..24)) else { return (Vec::new(), 0) };
     let frames = (32..bytes.len()).step_by(24 + page as usize);
-    frames.take_while(|at| bytes.get(at + 8..at + 16) == Some(salt)).filter(|at| word(at + 4) != Some(0)).count()
+    let own = frames.take_while(|at| bytes.get(at + 8..at + 16) == Some(salt));
+    (salt.to_vec(), own.filter(|at| word(at + 4) != Some(0)).count())
 }
 
 /// User and system time of a process, seconds.

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use shared::api::v1::operation::Ended;
-use shared::{Diagnostic, Host, JobName};
+use shared::{AllocId, Diagnostic, Host, JobName};
 
 use crate::cli::Context;
 use crate::cli::filter::{self, Filter};
 use crate::cli::operate::{Answer, Session, absent};
 use crate::drive::operations::{End, Standing};
 use crate::failure::Failure;
+use crate::hooks::Call;
+use crate::hooks::report::{Ran, Report};
+use crate::hooks::run::Outcome;
 use crate::model::{Allocation, HookEvent, Job};
 
 /// How long an agent that is away is waited for, where checks are waited for.
@@ -18,8 +21,9 @@ const AWAY_MS: i64 = 30_000;
 
 /// Check the jobs' health on their workers, now
 ///
-/// Agents run the checks of the manifests (`health_check`), on the machine where the job runs. A worker
-/// whose agent is not there is reported as offline; the others are checked all the same.
+/// Agents run the checks of the manifests (`health_check`), on the machine where the job runs. Where these
+/// are good, or there are none, the job's health_check hooks run, here. A worker whose agent is not there
+/// is reported as offline; the others are checked all the same.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  maand health_check                              every job, once\n  maand health_check \
@@ -33,7 +37,7 @@ pub struct Args {
     /// Try again as often as the manifest's `wait` says, and wait half a minute for absent agents
     #[arg(long)]
     wait: bool,
-    /// Show every allocation, also those that are well
+    /// Show every allocation, also those that are well, and what hooks print
     #[arg(long)]
     verbose: bool,
 }
@@ -46,7 +50,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         session.snapshot.jobs.iter().map(|job| job.name.clone()).filter(|job| filter.job(job)).collect();
     // Without a filter every worker counts, also one without jobs.
     let everywhere = args.jobs.is_empty();
-    let checked = check(&mut session, |allocation| jobs.contains(&allocation.job), everywhere, args.wait)?;
+    let among = |allocation: &Allocation| jobs.contains(&allocation.job);
+    let checked = check(&mut session, among, everywhere, args.wait, args.verbose)?;
     if !context.ui.wants_json() {
         show(context, &session, &jobs, &checked, args.verbose);
     }
@@ -55,10 +60,16 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         .iter()
         .map(|answer| {
             let (health, problem) = judged(answer);
-            json!({ "job": answer.asked.work.job(), "worker_ip": answer.asked.host, "health": health, "problem": problem })
+            json!({ "job": answer.asked.work.job(), "worker_ip": answer.asked.host, "health": health, "hook": null, "problem": problem })
         })
         .chain(checked.offline.iter().flat_map(|(host, allocations)| {
-            allocations.iter().map(move |job| json!({ "job": job, "worker_ip": host, "health": "offline", "problem": null }))
+            allocations.iter().map(move |job| json!({ "job": job, "worker_ip": host, "health": "offline", "hook": null, "problem": null }))
+        }))
+        .chain(checked.hooked.iter().flat_map(|report| {
+            report.ran.iter().map(|ran| {
+                let (health, problem) = told(ran);
+                json!({ "job": report.job, "worker_ip": ran.host, "health": health, "hook": ran.hook, "problem": problem })
+            })
         }))
         .collect();
     session.end(&rows, checked.problems)
@@ -69,13 +80,15 @@ struct Checked {
     answers: Vec<Answer>,
     /// Jobs on workers whose agent cannot be asked.
     offline: BTreeMap<Host, Vec<JobName>>,
+    /// What health_check hooks came to, by job: the last try.
+    hooked: Vec<Report>,
     problems: Vec<Diagnostic>,
 }
 
 /// Waits until every job that has checks is healthy wherever `among` says: what a batch of an ad-hoc
 /// command is followed by. The problems of those that are not.
 pub fn gate(session: &mut Session<'_>, among: impl Fn(&Allocation) -> bool) -> Result<Vec<Diagnostic>, Failure> {
-    Ok(check(session, among, false, true)?.problems)
+    Ok(check(session, among, false, true, false)?.problems)
 }
 
 fn check(
@@ -83,6 +96,7 @@ fn check(
     among: impl Fn(&Allocation) -> bool,
     everywhere: bool,
     wait: bool,
+    shows: bool,
 ) -> Result<Checked, Failure> {
     // Never deployed, or drained: nothing is there that could be well.
     let due = |allocation: &Allocation| allocation.is_active() && allocation.promoted.is_some() && among(allocation);
@@ -113,7 +127,55 @@ fn check(
     }
     let answers = session.ask(requests)?;
     problems.extend(session.problems(&answers));
-    Ok(Checked { answers, offline, problems })
+    let sick: BTreeSet<JobName> = answers
+        .iter()
+        .filter(|answer| !answer.is_good())
+        .filter_map(|answer| answer.asked.work.job().cloned())
+        .collect();
+    let mut hooked = Vec::new();
+    // Hooks look at what its own probes call well.
+    let of_hooks = |job: &&Job| job.spec.has_hooks(HookEvent::HealthCheck) && !sick.contains(&job.name);
+    for job in
+        snapshot.jobs.iter().filter(of_hooks).filter(|job| !offline.values().flatten().any(|name| *name == job.name))
+    {
+        let targets: Vec<AllocId> = snapshot.allocations_of(&job.name).filter(|a| due(a)).map(|a| a.alloc_id).collect();
+        if targets.is_empty() || session.is_interrupted() {
+            continue;
+        }
+        let report = by_hooks(session, job, &targets, wait, shows)?;
+        problems.extend(report.problems());
+        hooked.push(report);
+    }
+    Ok(Checked { answers, offline, hooked, problems })
+}
+
+/// The health_check hooks of a job, with `wait` until they say that all is well, as often as a gate tries.
+fn by_hooks(
+    session: &mut Session<'_>,
+    job: &Job,
+    targets: &[AllocId],
+    wait: bool,
+    shows: bool,
+) -> Result<Report, Failure> {
+    let health = &job.spec.health_check;
+    let tries = if wait { health.attempts.max(1) } else { 1 };
+    let mut tried = 1;
+    loop {
+        let report = session.hooks(&Call::new(&job.name, HookEvent::HealthCheck, targets), shows)?;
+        if report.is_ok() || report.is_interrupted() || tried >= tries || !session.pause(health.interval_s) {
+            return Ok(report);
+        }
+        tried += 1;
+    }
+}
+
+/// What a hook says of an allocation.
+fn told(ran: &Ran) -> (&'static str, Option<String>) {
+    match ran.outcome {
+        Outcome::Ok => ("healthy", None),
+        Outcome::NotStarted { .. } | Outcome::Interrupted => ("unknown", Some(ran.outcome.to_string())),
+        _ => ("unhealthy", Some(format!("{}: {}", ran.hook, ran.outcome))),
+    }
 }
 
 fn judged(answer: &Answer) -> (&'static str, Option<&str>) {
@@ -133,9 +195,16 @@ fn show(context: &Context, session: &Session<'_>, jobs: &BTreeSet<JobName>, chec
     for job in session.snapshot.jobs.iter().filter(|job| jobs.contains(&job.name)) {
         let name = &job.name;
         let of: Vec<&Answer> = checked.answers.iter().filter(|a| a.asked.work.job() == Some(name)).collect();
-        let away = checked.offline.values().flatten().filter(|away| *away == name).count();
-        let (good, all) = (of.iter().filter(|answer| answer.is_good()).count(), of.len() + away);
-        let (colour, text) = if job.spec.health_check.checks.is_empty() {
+        let ran: Vec<&Ran> = checked.hooked.iter().filter(|report| report.job == *name).flat_map(|r| &r.ran).collect();
+        let away: Vec<&Host> =
+            checked.offline.iter().filter(|(_, jobs)| jobs.contains(name)).map(|(host, _)| host).collect();
+        let asked = of.iter().map(|answer| &answer.asked.host).chain(ran.iter().map(|ran| &ran.host));
+        let all: BTreeSet<&Host> = asked.chain(away.iter().copied()).collect();
+        let sick = of.iter().filter(|answer| !answer.is_good()).map(|answer| &answer.asked.host);
+        let sick = sick.chain(ran.iter().filter(|ran| ran.outcome != Outcome::Ok).map(|ran| &ran.host));
+        let sick: BTreeSet<&Host> = sick.chain(away.iter().copied()).collect();
+        let (good, all) = (all.len() - sick.len(), all.len());
+        let (colour, text) = if job.spec.health_check.checks.is_empty() && !job.spec.has_hooks(HookEvent::HealthCheck) {
             ("2", "no health_check in its manifest".to_owned())
         } else if !session.snapshot.allocations_of(name).any(Allocation::is_active) {
             ("2", "runs nowhere".to_owned())
@@ -144,7 +213,7 @@ fn show(context: &Context, session: &Session<'_>, jobs: &BTreeSet<JobName>, chec
         } else if good == all {
             ("32", format!("healthy ({good} of {all})"))
         } else {
-            let away = if away > 0 { format!(", {away} offline") } else { String::new() };
+            let away = if away.is_empty() { String::new() } else { format!(", {} offline", away.len()) };
             ("31", format!("not healthy ({good} of {all}{away})"))
         };
         ui.out(format_args!("{name}: {}", ui.paint(colour, &text)));
@@ -153,11 +222,13 @@ fn show(context: &Context, session: &Session<'_>, jobs: &BTreeSet<JobName>, chec
             let problem = problem.map(|problem| format!(": {}", shared::text::clean(problem))).unwrap_or_default();
             ui.out(format_args!("  {name}@{} {word}{problem}", answer.asked.host));
         }
-        for host in checked.offline.iter().filter(|(_, jobs)| jobs.contains(name)).map(|(host, _)| host) {
-            ui.out(format_args!("  {name}@{host} offline"));
+        for ran in ran.iter().filter(|ran| verbose || ran.outcome != Outcome::Ok) {
+            let (word, problem) = told(ran);
+            let problem = problem.unwrap_or_else(|| ran.hook.to_string());
+            ui.out(format_args!("  {name}@{} {word}: {problem}", ran.host));
         }
-        if job.spec.hooks.values().any(|hook| hook.executed_on.contains(&HookEvent::HealthCheck)) {
-            ui.warn(format_args!("{name} has health_check hooks; this version runs its checks alone"));
+        for host in away {
+            ui.out(format_args!("  {name}@{host} offline"));
         }
     }
 }

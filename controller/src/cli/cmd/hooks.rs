@@ -8,11 +8,11 @@ use shared::{AllocId, Code, Diagnostic, JobName, Name, RunId};
 use crate::catalog::{Catalog, read};
 use crate::cli::Context;
 use crate::cli::filter::unknown;
+use crate::cli::meanwhile::OnDemand;
 use crate::cli::ui::Ui;
 use crate::clock;
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
-use crate::hooks::api::NoWorkers;
 use crate::hooks::overlay::{Overlay, commit};
 use crate::hooks::report::Report;
 use crate::hooks::sink::{Logged, Show};
@@ -31,8 +31,9 @@ use crate::telemetry::BucketLog;
 /// This command runs it at its event cli, so "cli" must be among them. It runs on
 /// this machine, never on a worker: once for each active allocation, which it
 /// knows by ALLOCATION_IP and ALLOCATION_INDEX. With `import maand` it reads and
-/// writes key-values; what it wrote is kept when it succeeded for all allocations
-/// of the job, and forgotten otherwise. Scripts are those of the last maand build.
+/// writes key-values, and has its worker's agent run make targets and scripts; what
+/// it wrote is kept when it succeeded for all allocations of the job, and forgotten
+/// otherwise. Scripts are those of the last maand build.
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -72,33 +73,35 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let (hook, jobs) = chosen(&snapshot, &args.hook, args.job.as_deref())?;
     let show = args.verbose.then(|| shown(&context.ui));
-    let runner = start(&context.bucket, &settings, "hooks", RunId::from_uuid(clock::run_uuid()), show)?;
-    runner.cancel_on_signals();
-    let mut rows = Vec::new();
-    let mut problems = Vec::new();
-    for job in &jobs {
-        let targets = active(&snapshot, job);
-        if targets.is_empty() {
-            context.ui.say(format_args!("job {job} has no active allocation: {hook} was not run"));
-            continue;
+    let (mut rows, mut problems) = (Vec::new(), Vec::new());
+    beside(&context.bucket, &settings, &context.ui, ("hooks", show), |runner| {
+        let running = jobs.iter().filter(|job| !active(&snapshot, job).is_empty());
+        runner.check(&snapshot, HookEvent::Cli, Some(&hook), running)?;
+        for job in &jobs {
+            let targets = active(&snapshot, job);
+            if targets.is_empty() {
+                context.ui.say(format_args!("job {job} has no active allocation: {hook} was not run"));
+                continue;
+            }
+            let call = Call {
+                only: Some(&hook),
+                concurrency: args.concurrency.into(),
+                ..Call::new(job, HookEvent::Cli, &targets)
+            };
+            let step = Overlay::new();
+            let report = runner.run(&snapshot, &call, &step)?;
+            if report.is_ok() {
+                let writes = step.drain();
+                catalog.write(|tx| commit(tx, &writes, clock::now_ms()))?;
+            }
+            rows.extend(said(&report, &context.ui));
+            problems.extend(report.problems());
+            if report.is_interrupted() {
+                break;
+            }
         }
-        let call = Call {
-            only: Some(&hook),
-            concurrency: args.concurrency.into(),
-            ..Call::new(job, HookEvent::Cli, &targets)
-        };
-        let step = Overlay::new();
-        let report = runner.run(&snapshot, &call, &step)?;
-        if report.is_ok() {
-            let writes = step.drain();
-            catalog.write(|tx| commit(tx, &writes, clock::now_ms()))?;
-        }
-        rows.extend(said(&report, &context.ui));
-        problems.extend(report.problems());
-        if report.is_interrupted() {
-            break;
-        }
-    }
+        Ok(())
+    })?;
     if context.ui.wants_json() {
         context.ui.out_json(&rows);
     }
@@ -151,27 +154,29 @@ pub fn post_build(bucket: &BucketDir, ui: &Ui) -> Result<bool, Failure> {
         .jobs
         .iter()
         .filter(|job| job.spec.hooks.values().any(|hook| hook.executed_on.contains(&HookEvent::PostBuild)))
+        .filter(|job| !active(&snapshot, &job.name).is_empty())
         .collect();
     if jobs.is_empty() {
         return Ok(false);
     }
     jobs.sort_by_key(|job| job.spec.deployment_seq);
     let settings = Settings::load(bucket)?;
-    let runner = start(bucket, &settings, "build", RunId::from_uuid(clock::run_uuid()), None)?;
-    runner.cancel_on_signals();
     let event = HookEvent::PostBuild;
-    runner.check(&snapshot, jobs.iter().map(|job| (&job.name, event)))?;
     let step = Overlay::new();
     let mut problems = Vec::new();
-    for job in jobs {
-        let targets = active(&snapshot, &job.name);
-        let report = runner.run(&snapshot, &Call::new(&job.name, event, &targets), &step)?;
-        drop(said(&report, ui));
-        problems.extend(report.problems());
-        if report.is_interrupted() {
-            break;
+    beside(bucket, &settings, ui, ("build", None), |runner| {
+        runner.check(&snapshot, event, None, jobs.iter().map(|job| &job.name))?;
+        for job in jobs {
+            let targets = active(&snapshot, &job.name);
+            let report = runner.run(&snapshot, &Call::new(&job.name, event, &targets), &step)?;
+            drop(said(&report, ui));
+            problems.extend(report.problems());
+            if report.is_interrupted() {
+                break;
+            }
         }
-    }
+        Ok(())
+    })?;
     if let Some(last) = problems.last_mut() {
         last.notes.push("the build is in the catalog; what its hooks wrote was discarded".to_owned());
         return Err(Failure { exit: Exit::Failed, problems });
@@ -181,22 +186,23 @@ pub fn post_build(bucket: &BucketDir, ui: &Ui) -> Result<bool, Failure> {
     Ok(!writes.is_empty())
 }
 
-fn start(
+/// Runs hooks of the command `maand`, which agents are served for once one of them asks.
+fn beside(
     bucket: &BucketDir,
     settings: &Settings,
-    maand: &'static str,
-    run: RunId,
-    show: Option<Show>,
-) -> Result<Runner, Failure> {
-    let log = BucketLog::new(bucket, settings.logs);
-    let sink = Arc::new(Logged { log, maand, run, show });
-    Runner::start(Setup {
-        bucket: bucket.clone(),
-        database: bucket.database(),
-        run,
-        sink,
-        workers: Arc::new(NoWorkers),
-    })
+    ui: &Ui,
+    (maand, show): (&'static str, Option<Show>),
+    work: impl FnOnce(&Runner) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let run = RunId::from_uuid(clock::run_uuid());
+    let sink = Arc::new(Logged { log: BucketLog::new(bucket, settings.logs), maand, run, show });
+    let workers = OnDemand::new(bucket, settings, ui);
+    let setup = Setup { bucket: bucket.clone(), database: bucket.database(), run, sink, workers: workers.clone() };
+    let runner = Runner::start(setup)?;
+    runner.cancel_on_signals();
+    let done = work(&runner);
+    runner.wait(workers.end());
+    done
 }
 
 /// Shows what hooks print.
@@ -210,7 +216,7 @@ fn active(snapshot: &Snapshot, job: &JobName) -> Vec<AllocId> {
 }
 
 /// Says what became of each process; the same as rows.
-fn said(report: &Report, ui: &Ui) -> Vec<Value> {
+pub fn said(report: &Report, ui: &Ui) -> Vec<Value> {
     let row = |ran: &crate::hooks::report::Ran| {
         let colour = if ran.outcome == crate::hooks::run::Outcome::Ok { "32" } else { "31" };
         let said = ran.outcome.to_string();

@@ -93,11 +93,12 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
             made.push(bucket.shown(&path).to_string());
         }
     }
-    for (kind, name) in
-        [(Kind::Jobs, "secrets/ca.crt, secrets/ca.key"), (Kind::Agents, "secrets/agent-ca.crt, secrets/agent-ca.key")]
-    {
+    for (kind, name) in [
+        (Kind::Jobs, ["secrets/ca.crt", "secrets/ca.key"]),
+        (Kind::Agents, ["secrets/agent-ca.crt", "secrets/agent-ca.key"]),
+    ] {
         if ca::ensure(kind, bucket, id, clock::now_ms())? {
-            made.push(name.to_owned());
+            made.extend(name.map(str::to_owned));
         }
     }
     if !bucket.kv_key().is_file() {

@@ -1,6 +1,7 @@
 //! One command, one file: a clap `Args` struct whose doc comment is its help, and `run`.
 
 pub mod agent;
+pub mod backup;
 pub mod build;
 pub mod cat;
 pub mod deploy;
@@ -18,3 +19,5 @@ pub mod recover;
 pub mod rollout;
 pub mod run_command;
 pub mod serve;
+pub mod stage;
+pub mod why;

@@ -36,8 +36,8 @@ const LOOK: Duration = Duration::from_millis(20);
 #[command(
     after_long_help = "After putting a backup back (docs/guides/backup.md):\n  maand recover\n  maand build && maand deploy --dry-run    what the \
     next deploy would change\n\nAgents that are away are waited for as long as pickup_timeout in maand.conf says. Those that \
-    come later:\nrun it again, it goes on with them. Agents that joined, or got a new certificate, after the backup\nwas made \
-    are unknown to it: maand agent token HOST lets them in again, and nothing on them is lost."
+    come later: run it again, it goes on with them; maand deploy does too. Agents that joined, or got a new certificate, after the \
+    backup was made are unknown to it: maand agent token HOST lets them in again, and nothing on them is lost."
 )]
 pub struct Args {
     /// Open a new epoch also when nothing says that the catalog is old
@@ -123,12 +123,13 @@ fn recover(
         let (at, accepted) = catalog.read(|tx| Ok((rows::position(tx)?, observed::accepted(tx)?)))?;
         let accepted: Vec<_> = accepted.into_iter().map(|(_, fence)| fence).collect();
         let (epoch, update_seq) = beginning(at, mark.as_ref(), &accepted);
-        // The mark first: what was handed out must never be handed out again.
+        // The mark first: what was handed out must never be handed out again. From here on it is what says that
+        // this is not over yet, also after a crash.
         high_water::raise(&context.bucket, snapshot.bucket_id, epoch, update_seq)?;
+        high_water::settle(&context.bucket)?;
         let now_ms = clock::now_ms();
         catalog.write(|tx| rows::open_epoch(tx, &snapshot, &joined, (epoch, update_seq), now_ms))?;
         high_water::confirm(&context.bucket, snapshot.bucket_id, epoch, update_seq)?;
-        high_water::settle(&context.bucket)?;
         wake(&context.bucket);
         context.ui.say(format_args!("epoch {epoch} begins at update_seq {update_seq}; agents keep what they have"));
         let msg = format!("epoch {epoch}, update_seq {update_seq}");
@@ -142,19 +143,33 @@ fn recover(
     while clock::instant() < end && catalog.read(|tx| rows::recovering(tx))?.values().any(|heard| !heard) {
         std::thread::sleep(LOOK);
     }
-    let mut done = Done { epoch: 0, update_seq: 0, found: Vec::new(), silent: Vec::new() };
-    (done.epoch, done.update_seq) = catalog.read(|tx| rows::position(tx))?;
+    let (epoch, update_seq) = catalog.read(|tx| rows::position(tx))?;
+    let (mut found, silent) = take_heard(catalog, run)?;
+    found.sort_by(|a, b| (&a.job, &a.host).cmp(&(&b.job, &b.host)));
+    Ok(Some(Done { epoch, update_seq, found, silent }))
+}
+
+/// Believes what agents have said since the epoch was opened; who has said nothing yet.
+pub fn hear(catalog: &mut Catalog) -> Result<Vec<Host>, Failure> {
+    Ok(take_heard(catalog, RunId::from_uuid(clock::run_uuid()))?.1)
+}
+
+fn take_heard(catalog: &mut Catalog, run: RunId) -> Result<(Vec<Found>, Vec<Host>), Failure> {
+    let waits = catalog.read(|tx| rows::recovering(tx))?;
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    if waits.is_empty() {
+        return Ok((found, silent));
+    }
     let snapshot = catalog.read(|tx| read::snapshot(tx))?;
-    for (worker, heard) in catalog.read(|tx| rows::recovering(tx))? {
+    for (worker, heard) in waits {
         let host = host_of(&snapshot, worker);
         if heard {
-            done.found.extend(take(catalog, &snapshot, worker, host, run)?);
+            found.extend(take(catalog, &snapshot, worker, host, run)?);
         } else {
-            done.silent.extend(host);
+            silent.extend(host);
         }
     }
-    done.found.sort_by(|a, b| (&a.job, &a.host).cmp(&(&b.job, &b.host)));
-    Ok(Some(done))
+    Ok((found, silent))
 }
 
 fn host_of(snapshot: &Snapshot, worker: WorkerId) -> Option<Host> {

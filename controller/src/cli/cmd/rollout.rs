@@ -27,10 +27,10 @@ const HEAR: Duration = Duration::from_secs(5);
 pub enum Command {
     List(List),
     Show(Show),
-    Watch(Show),
-    Pause(Show),
+    Watch(Watch),
+    Pause(Pause),
     Resume(Resume),
-    Abort(Show),
+    Abort(Abort),
 }
 
 /// List rollouts, newest first
@@ -45,6 +45,37 @@ pub struct List {}
 #[derive(Debug, clap::Args)]
 pub struct Show {
     /// Its id, or the beginning of it; without one the newest
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+}
+
+/// Say what moves in a rollout until it has ended or is paused
+///
+/// Exit code 0 when it is done, 1 when it is not.
+#[derive(Debug, clap::Args)]
+pub struct Watch {
+    /// Its id, or the beginning of it; without one the newest
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+}
+
+/// Pause the rollout that is open, after what is in flight
+///
+/// The batch that is with its agents ends and passes its gate; nothing more is begun.
+#[derive(Debug, clap::Args)]
+pub struct Pause {
+    /// Its id, or the beginning of it; without one that which is open
+    #[arg(value_name = "RUN")]
+    run: Option<String>,
+}
+
+/// End the rollout that is open, without waiting for what is in flight
+///
+/// What agents did not pick up is taken back; what runs ends unobserved and is not promoted. What was promoted
+/// stays so, and the next maand deploy rolls the rest.
+#[derive(Debug, clap::Args)]
+pub struct Abort {
+    /// Its id, or the beginning of it; without one that which is open
     #[arg(value_name = "RUN")]
     run: Option<String>,
 }
@@ -136,7 +167,8 @@ fn find_open(catalog: &mut Catalog, wanted: Option<&str>) -> Result<Header, Fail
     }
 }
 
-fn phase(job: &JobRollout) -> String {
+/// How far a job is, in words.
+pub fn phase(job: &JobRollout) -> String {
     let all = job.plan.batches.len();
     match &job.phase {
         Phase::Held => "waiting for its turn".to_owned(),
@@ -146,7 +178,9 @@ fn phase(job: &JobRollout) -> String {
         Phase::Removing => "removing".to_owned(),
         Phase::Waiting { batch } => format!("batch {} of {all} is next", (batch + 1).min(all)),
         Phase::Rolling { batch } => format!("batch {} of {all}", batch + 1),
-        Phase::Gate { batch } | Phase::Pause { batch, .. } => format!("gate of batch {} of {all}", batch + 1),
+        Phase::Judging { batch } | Phase::Gate { batch } | Phase::Pause { batch, .. } => {
+            format!("gate of batch {} of {all}", batch + 1)
+        }
         Phase::Promoting => "files of drained allocations".to_owned(),
         Phase::Ended { end } => match end {
             End::Done if !job.plan.is_required() => "skipped".to_owned(),
@@ -229,23 +263,26 @@ fn show(context: &Context, catalog: &mut Catalog, header: &Header) -> Result<(),
         header.update_seq,
         text(&document["began"])
     ));
-    let mut table =
-        Table::new(&["job", "deployment_seq", "phase", "allocations", "done", "failed", "deferred", "in_flight"]);
-    let jobs = document["jobs"].as_array().cloned().unwrap_or_default();
-    for job in &jobs {
-        let columns = ["job", "deployment_seq", "phase", "allocations", "done", "failed", "deferred", "in_flight"];
-        table.row(columns.iter().map(|column| job[*column].clone()).collect());
-    }
-    if !table.is_empty() {
-        table.print(&context.ui);
-    }
-    for job in &jobs {
+    for job in document["jobs"].as_array().into_iter().flatten() {
+        let count = |key: &str| job[key].as_u64().unwrap_or_default();
+        let counts = ["done", "failed", "deferred", "in_flight"].map(|key| (count(key), key.replace('_', " ")));
+        let counts: Vec<String> =
+            counts.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        let all = match count("allocations") {
+            0 => String::new(),
+            all => format!(" ({})", [vec![format!("{all} to roll")], counts].concat().join(", ")),
+        };
+        context.ui.out(format_args!(
+            "  {} [deployment_seq {}]: {}{all}",
+            text(&job["job"]),
+            job["deployment_seq"],
+            text(&job["phase"])
+        ));
         for wait in job["waits_for"].as_array().into_iter().flatten() {
             let problem =
                 wait["problem"].as_str().map_or_else(String::new, |why| format!(": {}", shared::text::clean(why)));
             context.ui.out(format_args!(
-                "{}@{}: {} since {} (agent {}){problem}",
-                text(&job["job"]),
+                "    {}: {} since {} (agent {}){problem}",
                 text(&wait["worker_ip"]),
                 text(&wait["state"]),
                 text(&wait["since"]),

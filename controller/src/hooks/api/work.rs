@@ -29,7 +29,7 @@ pub enum Work {
         /// A name of letters, digits, `_`, `.` and `-`.
         target: String,
     },
-    /// A script for `sh`, in the job's directory.
+    /// A script for `sh`.
     Script {
         /// Its text.
         script: String,

@@ -8,6 +8,12 @@
 
 declare const process: { env: Record<string, string | undefined>; cwd(): string };
 
+// A proxy of the environment is not for this machine itself; fetch has no other way to be told.
+for (const name of ["NO_PROXY", "no_proxy"]) {
+  const given = process.env[name];
+  if (given !== "*") process.env[name] = given ? `${given},127.0.0.1` : "127.0.0.1";
+}
+
 export class HttpError extends Error {
   response: Response;
 

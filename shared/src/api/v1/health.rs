@@ -22,6 +22,10 @@ pub struct HealthSpec {
     /// Seconds between checks of a job that has been judged.
     #[serde(default = "every")]
     pub every_s: u64,
+    /// Hooks beside the controller start and stop the job, and no make target of this agent: it counts as
+    /// running once its files are in place, and every action that ends is judged anew, files only or not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hooks: bool,
 }
 
 /// [`HealthSpec::every_s`] unless something else is said, seconds.

@@ -13,8 +13,7 @@ use crate::failure::Failure;
 #[command(after_long_help = "state:\n  not joined  no agent has joined: run maand agent token HOST\n  online      \
     connected now\n  offline     not heard of since last_seen\n\nupdate_seq is that of the desired state which the \
     agent accepted; compare it with maand info.\nrefused: why the agent did not accept what it was offered.\ngone: since when \
-    the worker is in workers.json no more; maand deploy and maand gc clean up there, and\nmaand agent forget HOST where \
-    nobody can any more.")]
+    the worker is in workers.json no more; maand deploy and maand gc clean up there, maand agent forget where nobody can.")]
 pub struct Args {}
 
 /// Runs it.

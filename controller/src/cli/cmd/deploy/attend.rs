@@ -9,6 +9,7 @@ use shared::{Code, Diagnostic, RunId, WorkerId};
 
 use super::problem;
 use super::progress::Shown;
+use super::trees::Trees;
 use crate::catalog::rollout::Header;
 use crate::catalog::{Catalog, agents};
 use crate::cli::Context;
@@ -80,6 +81,9 @@ impl Outcome {
             0 => String::new(),
             n => format!(", {n} deferred"),
         };
+        if self.promoted + self.stopped + self.deferred.len() == 0 {
+            return ui.say(format_args!("no deployment required; agents are told of update_seq {}", self.update_seq));
+        }
         let plural = if self.promoted == 1 { "" } else { "s" };
         let (promoted, seconds) = (self.promoted, self.seconds);
         ui.say(format_args!("deployed: {promoted} allocation{plural} promoted{stopped}{deferred} in {seconds:.1} s"));
@@ -168,6 +172,8 @@ impl<'a> Attendant<'a> {
         let progress = shown.of(&self.context.ui, &self.log, driver.run, driver.update_seq);
         progress.begin();
         let hands = self.hands(driver.run);
+        let bucket = &self.context.bucket;
+        let _trees = Trees::of(bucket, bucket.database(), driver.rollout().jobs().map(|job| &job.plan));
         let ended = driver.drive(catalog, &self.context.bucket, &progress, &hands)?;
         if ended == Ended::LeaseLost {
             let problem = Diagnostic::new(Code::HoldsLease, "another process drives this deploy now");

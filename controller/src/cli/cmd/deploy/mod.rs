@@ -5,12 +5,14 @@ pub mod attend;
 mod preview;
 mod problem;
 pub mod progress;
+mod trees;
 
 use shared::{Code, Diagnostic, RunId};
 
 use crate::catalog::{Catalog, recover, rollout as rows};
 use crate::cli::Context;
 use crate::cli::cmd::build;
+use crate::cli::cmd::recover::hear;
 use crate::cli::filter::Filter;
 use crate::clock;
 use crate::drive::survey::Survey;
@@ -39,8 +41,8 @@ use attend::Attendant;
 
 Ctrl-C pauses after the batches in flight, twice leaves at once; maand deploy
 goes on with it. An agent that does not pick up its work within pickup_timeout
-(maand.conf) is out of reach: the job goes on without as many as max_unreachable
-allows, and maand drive brings them up to date later.
+(maand.conf) is out of reach: the job goes on without as many as its
+max_unreachable allows, and maand drive brings them up to date later.
 Exit code 1 when anything failed: every failure is listed at the end.")]
 pub struct Args {
     /// Only these jobs
@@ -110,6 +112,7 @@ fn dry_run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let database = scratch.clone().unwrap_or(database);
     let planned = planned(args, &mut catalog, served).and_then(|(mut survey, plan, options)| {
+        let _trees = trees::Trees::of(&context.bucket, database.clone(), &plan.jobs);
         if args.no_hooks {
             Ok(preview::Preview::of(plan))
         } else {
@@ -202,7 +205,8 @@ fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
         context.ui.say(format_args!("going on with the deploy that was left open (update_seq {seq})"));
         attendant.attend(&mut catalog, driver)?;
     }
-    for host in catalog.read(|tx| unheard(tx))? {
+    // After a restored backup: what agents that came back since have said counts.
+    for host in hear(&mut catalog)? {
         context
             .ui
             .warn(format_args!("what {host} runs is not known since maand recover: its agent has not been heard"));

@@ -62,8 +62,7 @@ pub fn of(
         let all = job.plan.batches.iter().flatten().count();
         let begun = job.plan.batches.iter().flatten().filter(|step| job.flights.contains_key(&step.alloc_id)).count();
         if begun < all {
-            last.notes
-                .push(format!("the job stopped there: {} of its {all} allocations were not touched", all - begun));
+            last.notes.push(format!("the job stopped there, with {} of its {all} allocations untouched", all - begun));
         }
     }
     problems

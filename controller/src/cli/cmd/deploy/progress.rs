@@ -155,7 +155,11 @@ impl Begun {
                 (event, "31", if why.is_empty() { "failed".to_owned() } else { format!("failed: {why}") })
             }
             Moved::Again(kind) => ("command_begin", "33", format!("{kind} was interrupted, released again")),
-            Moved::Deferred => ("allocation_deferred", "33", "its agent is out of reach: deferred".to_owned()),
+            Moved::TakenBack => {
+                let event = if before.is_some() { "command_end" } else { "allocation_taken_back" };
+                (event, "33", "its agent is out of reach: taken back".to_owned())
+            }
+            Moved::Deferred => ("allocation_deferred", "33", "deferred until its agent is back".to_owned()),
             Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
             Moved::AssumedDead => {
                 let host = host.map_or_else(String::new, ToString::to_string);
@@ -163,6 +167,7 @@ impl Begun {
                 ("worker_assumed_dead", "33", text)
             }
             Moved::Hooks(event) => ("hooks_begun", "2", format!("{} hooks", event.word())),
+            Moved::Noted(note) => ("job_noted", "33", clean(note)),
             Moved::Done(0) => ("job_done", "32", "done".to_owned()),
             Moved::Done(1) => ("job_done", "33", "done, but for 1 that failed".to_owned()),
             Moved::Done(n) => ("job_done", "33", format!("done, but for {n} that failed")),
@@ -174,12 +179,12 @@ impl Begun {
             Moved::Ran(kind, ms) | Moved::Promoted(kind, ms) => (Some(kind.word()), Some(*ms)),
             Moved::Stopped(ms) => (Some(ActionKind::Stop.word()), Some(*ms)),
             Moved::Removing | Moved::Removed => (Some(CLEANUP), None),
-            Moved::Failed(_) => (before, None),
+            Moved::Failed(_) | Moved::TakenBack => (before, None),
             _ => (None, None),
         };
         let level = match what {
             Moved::Failed(_) | Moved::Blocked(_) => "error",
-            Moved::Again(_) | Moved::Deferred | Moved::Left | Moved::AssumedDead => "warn",
+            Moved::Again(_) | Moved::TakenBack | Moved::Deferred | Moved::Left | Moved::AssumedDead => "warn",
             _ => "info",
         };
         if let (Some(key), Some(action)) = (key, action) {

@@ -8,9 +8,12 @@ use shared::{AllocId, Code, Diagnostic, Host, JobName};
 
 use crate::cli::Context;
 use crate::cli::cmd::health_check::gate;
+use crate::cli::cmd::hooks::said;
 use crate::cli::filter::{self, Filter};
 use crate::cli::operate::Session;
 use crate::failure::{Exit, Failure};
+use crate::hooks::Call;
+use crate::hooks::env::Extras;
 use crate::model::{Allocation, HookEvent, Job, Snapshot};
 
 /// Which jobs, where.
@@ -28,7 +31,8 @@ pub struct Which {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  maand job status api,web\n  maand job restart api --allocations 10.0.0.1 \
     --health_check\n\nWorkers whose agent is offline or has not accepted the last deploy are named before anything is run.\n\
-    A failing batch ends its job; the other jobs go on. Exit code 1 when it failed anywhere.")]
+    A failing batch ends its job; the other jobs go on. Exit code 1 when it failed anywhere.\n\nA job with job_control \
+    hooks has them run in place of make, for all of these allocations at once, with\nTARGET set to what is wanted.")]
 pub struct Gated {
     #[command(flatten)]
     which: Which,
@@ -88,7 +92,9 @@ pub fn run(target: &str, args: Gated, context: &Context) -> Result<(), Failure> 
     let gated = args.health_check && target != "status";
     let mut waves: BTreeMap<u32, Vec<Series<'_>>> = BTreeMap::new();
     for (job, allocations) in chosen {
-        let size = job.spec.max_concurrent_upgrades.max(1) as usize;
+        // Its hooks are told what is wanted and decide how it goes: for all of it at once.
+        let all = allocations.len().max(1);
+        let size = if job.spec.controlled() { all } else { job.spec.max_concurrent_upgrades.max(1) as usize };
         let batches = allocations.chunks(size).map(<[&Allocation]>::to_vec).collect();
         waves.entry(job.spec.deployment_seq).or_default().push(Series { job, batches });
     }
@@ -100,12 +106,30 @@ pub fn run(target: &str, args: Gated, context: &Context) -> Result<(), Failure> 
                 .iter_mut()
                 .flat_map(|one| one.batches.pop_front().into_iter().flatten().map(|allocation| (one.job, allocation)))
                 .collect();
-            let requests = batch.iter().filter_map(|(job, allocation)| session.make(allocation, job, target)).collect();
+            let by_make = batch.iter().filter(|(job, _)| !job.spec.controlled());
+            let requests = by_make.filter_map(|(job, allocation)| session.make(allocation, job, target)).collect();
             let answers = session.ask(requests)?;
             rows.extend(answers.iter().map(|answer| answer.json()));
             problems.extend(session.problems(&answers));
             let mut failed: BTreeSet<JobName> =
                 answers.iter().filter(|a| !a.is_good()).filter_map(|a| a.asked.work.job().cloned()).collect();
+            let by_hooks: BTreeMap<&JobName, &Job> =
+                batch.iter().filter(|(job, _)| job.spec.controlled()).map(|(job, _)| (&job.name, *job)).collect();
+            for job in by_hooks.into_values() {
+                if session.is_interrupted() {
+                    break;
+                }
+                let targets: Vec<AllocId> =
+                    batch.iter().filter(|(of, _)| of.name == job.name).map(|(_, a)| a.alloc_id).collect();
+                let extras = Extras::Target(target.to_owned());
+                let call = Call { extras, ..Call::new(&job.name, HookEvent::JobControl, &targets) };
+                let report = session.hooks(&call, true)?;
+                rows.extend(said(&report, &context.ui));
+                if !report.is_ok() {
+                    failed.insert(job.name.clone());
+                }
+                problems.extend(report.problems());
+            }
             if gated && !session.is_interrupted() {
                 let moved: BTreeSet<AllocId> =
                     batch.iter().filter(|(job, _)| !failed.contains(&job.name)).map(|(_, a)| a.alloc_id).collect();
@@ -142,17 +166,6 @@ fn chosen<'a>(snapshot: &'a Snapshot, which: &Which) -> Result<Vec<(&'a Job, Vec
     let filter = Filter::new(snapshot, &which.jobs, &which.allocations)?;
     let usage = |problem: Diagnostic| Failure::new(Exit::Usage, problem);
     let jobs: Vec<&Job> = snapshot.jobs.iter().filter(|job| filter.job(&job.name)).collect();
-    if let Some(job) =
-        jobs.iter().find(|job| job.spec.hooks.values().any(|hook| hook.executed_on.contains(&HookEvent::JobControl)))
-    {
-        let problem =
-            Diagnostic::new(Code::NotSupportedYet, format!("job {} is controlled by job_control hooks", job.name))
-                .note("this version does not run them from maand job yet, and make targets would go past them");
-        return Err(Failure::new(
-            Exit::Input,
-            problem.remedy("leave the job out, or run its targets with maand run_command"),
-        ));
-    }
     let found: Vec<(&Job, Vec<&Allocation>)> = jobs
         .iter()
         .map(|job| {

@@ -1,0 +1,91 @@
+//! The functions of templates that read key-values, for one allocation: what it may not read is refused,
+//! what was made of a secret is remembered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use minijinja::{Environment, Error, ErrorKind};
+use shared::JobName;
+
+use super::template::Context;
+use crate::model::kv::{Access, DEPLOY_ORDER, Namespace, ROLLOUT_ORDER, Source as Values};
+
+/// Marks of our own errors, which the library hands through as text.
+pub(super) const MISSING: &str = "\u{1}missing";
+pub(super) const FORBIDDEN: &str = "\u{1}forbidden";
+
+/// What the allocation may do.
+pub(super) fn access<'a>(context: &Context<'a>) -> Access<'a> {
+    Access { job: &context.allocation.job, host: &context.worker.host, upstream: context.upstream }
+}
+
+/// What the functions of one allocation need, for as long as its environment lives.
+#[derive(Clone)]
+struct Reader {
+    values: Arc<dyn Values>,
+    upstream: Arc<BTreeSet<JobName>>,
+    job: JobName,
+    host: shared::Host,
+    secret: Arc<AtomicBool>,
+    older: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn namespace(&self, text: &str) -> Result<Namespace, Error> {
+        let access = Access { job: &self.job, host: &self.host, upstream: &self.upstream };
+        let namespace = text.parse::<Namespace>().ok().filter(|namespace| access.may_read(namespace));
+        namespace.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {text}")))
+    }
+
+    fn names(&self, namespace: &str) -> Result<Vec<String>, Error> {
+        let keys = self.values.keys(&self.namespace(namespace)?).map_err(unreadable)?;
+        Ok(keys.keys().cloned().collect())
+    }
+
+    fn get(&self, namespace: &str, key: &str, required: bool) -> Result<String, Error> {
+        let older = key == DEPLOY_ORDER && matches!(namespace.parse(), Ok(Namespace::Job(_)));
+        self.older.fetch_or(older, Ordering::Relaxed);
+        let key = if older { ROLLOUT_ORDER } else { key };
+        match self.values.get(&self.namespace(namespace)?, key).map_err(unreadable)? {
+            Some(value) => {
+                self.secret.fetch_or(value.secret, Ordering::Relaxed);
+                Ok(value.text)
+            }
+            None if required => Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}"))),
+            None => Ok(String::new()),
+        }
+    }
+}
+
+/// Adds them. `secret` is set when a secret is read, `older` when a key is by its older name.
+pub(super) fn add(
+    environment: &mut Environment<'static>,
+    context: &Context<'_>,
+    secret: &Arc<AtomicBool>,
+    older: &Arc<AtomicBool>,
+) {
+    let reader = Reader {
+        values: context.values.clone(),
+        upstream: context.upstream.clone(),
+        job: context.allocation.job.clone(),
+        host: context.worker.host.clone(),
+        secret: secret.clone(),
+        older: older.clone(),
+    };
+    let get = reader.clone();
+    environment.add_function("get", move |namespace: String, key: String| get.get(&namespace, &key, true));
+    for name in ["get_optional", "getOptional"] {
+        let get = reader.clone();
+        environment.add_function(name, move |namespace: String, key: String| get.get(&namespace, &key, false));
+    }
+    for name in ["get_secret", "getSecret"] {
+        let get = reader.clone();
+        environment.add_function(name, move |key: String| get.get(&format!("secrets/job/{}", get.job), &key, true));
+    }
+    environment.add_function("keys", move |namespace: String| reader.names(&namespace));
+}
+
+fn unreadable(why: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, why)
+}
