@@ -1,4 +1,4 @@
-//! The command line: join, run, status.
+//! The command line: join, run, status, make, logs.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::tls::{Trust, Verifier};
 use crate::work::Workshop;
-use crate::{health, poll, reconcile, run};
+use crate::{health, job_logs, local, poll, reconcile, run};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -72,6 +72,46 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run a make target of a job on this worker; needs no controller
+    ///
+    /// As the agent runs one, with the same variables, and never at the same time as the agent itself: what
+    /// is at work on the job is waited for. Nothing is deployed, and the controller is not asked.
+    #[command(after_long_help = "Example:\n  maand-agent make api restart")]
+    Make {
+        /// The job
+        job: String,
+        /// The Makefile's target
+        target: String,
+    },
+    /// Show what a job wrote into its logs/ on this worker; needs no controller
+    #[command(after_long_help = "Examples:\n  maand-agent logs api\n  maand-agent logs api --tail 5 --follow")]
+    Logs {
+        /// The job
+        job: String,
+        /// Lines from the end of each file
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        tail: u32,
+        /// Then show new lines as they come, until Ctrl-C
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// What runner.py hands on
+    #[command(name = "__runner", hide = true)]
+    Runner {
+        bucket: String,
+        target: String,
+        #[arg(long, value_delimiter = ',')]
+        jobs: Vec<String>,
+    },
+    /// What a job wrote, for its controller
+    #[command(name = "__logs", hide = true)]
+    ShowLogs {
+        dir: PathBuf,
+        #[arg(long)]
+        tail: u32,
+        #[arg(long)]
+        follow: bool,
+    },
     /// The process between the agent and make
     #[command(name = "__run", hide = true)]
     Shim {
@@ -79,6 +119,9 @@ enum Command {
         dir: PathBuf,
     },
 }
+
+/// Most bytes of a job's logs that a controller is shown at once: what an agent sends of output as it comes.
+const MOST_SHOWN: u64 = 1 << 20;
 
 /// The whole command line, for help pages, man pages and completions.
 pub fn command() -> clap::Command {
@@ -99,12 +142,30 @@ pub fn main() -> ExitCode {
         }
         Command::Run { controller } => serve(&cli.config, controller),
         Command::Status { json } => status(&cli.config, json),
+        Command::Make { job, target } => Config::load(&cli.config).and_then(|c| local::make(&c, &job, &target)),
+        Command::Logs { job, tail, follow } => {
+            Config::load(&cli.config).and_then(|config| local::logs(&config, &job, tail as usize, follow))
+        }
+        Command::Runner { bucket, target, jobs } => {
+            Config::load(&cli.config).and_then(|config| local::runner(&config, &bucket, &target, &jobs))
+        }
+        Command::ShowLogs { dir, tail, follow } => {
+            let shown = job_logs::show(&dir, tail as usize, follow, MOST_SHOWN, &mut std::io::stdout().lock());
+            shown.map_err(|error| {
+                let problem = Diagnostic::new(Code::AgentState, "the job's logs cannot be read");
+                problem.at(dir.join("logs").display()).cause(&error)
+            })
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             drop(writeln!(std::io::stderr(), "{problem}"));
-            ExitCode::from(if problem.code == Code::Settings { 3 } else { 1 })
+            ExitCode::from(match problem.code {
+                Code::Settings => 3,
+                Code::Usage => 2,
+                _ => 1,
+            })
         }
     }
 }
@@ -180,6 +241,10 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
             Workshop::new(ledger.clone(), layout.clone(), client.clone(), net, transient.clone(), operations, state);
         tracing::info!(controller = config.controller, bucket = %config.bucket_id, session, "agent_started");
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+        let runner = local::agent().and_then(|agent| local::write_runner(&layout, &agent, &std::path::absolute(path)?));
+        if let Err(error) = runner {
+            tracing::warn!(%error, "runner_not_written");
+        }
         if let Some(state) = &accepted {
             poll::describe(&layout, state);
         }

@@ -26,8 +26,8 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_interval_seconds: Option<u32>,
     /// Kinds of ad-hoc work that this agent does for its controller: `make` (targets of deployed jobs),
-    /// `script` (whatever `maand run_command` is given), `probe` (health checks on demand). Without it all;
-    /// what deploys do is not ad hoc.
+    /// `script` (whatever `maand run_command` is given), `probe` (health checks on demand),
+    /// `logs` (reading what jobs wrote into their own logs/). Without it all; what deploys do is not ad hoc.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Vec<Kind>>,
 }
@@ -42,6 +42,8 @@ pub enum Kind {
     Script,
     /// Health checks.
     Probe,
+    /// Reading jobs' own logs.
+    Logs,
 }
 
 impl Kind {
@@ -51,6 +53,7 @@ impl Kind {
             Self::Make => "make",
             Self::Script => "script",
             Self::Probe => "probe",
+            Self::Logs => "logs",
         }
     }
 }
@@ -84,7 +87,7 @@ impl Config {
         let text = format!(
             "# Written by maand-agent join. `maand-agent run` reads it when it starts.\n{text}\n\
              # Ad-hoc work that this agent does for its controller; without the line all of it.\n\
-             # allow = [\"make\", \"script\", \"probe\"]\n"
+             # allow = [\"make\", \"script\", \"probe\", \"logs\"]\n"
         );
         durable::write(path, text.as_bytes(), 0o644).map_err(|error| failed(&error))
     }

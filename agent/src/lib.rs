@@ -9,6 +9,7 @@
 //!    └──────── controller ◄────────────────────────── report ◄───────────────────────────┘
 //! ```
 
+pub mod alone;
 pub mod apply;
 pub mod cli;
 pub mod client;
@@ -19,7 +20,9 @@ pub mod failpoint;
 pub mod fetch;
 pub mod health;
 pub mod identity;
+pub mod job_logs;
 pub mod join;
+pub mod local;
 pub mod logs;
 pub mod operations;
 pub mod poll;

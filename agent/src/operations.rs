@@ -21,7 +21,7 @@ use crate::client::Failed;
 use crate::logs::{self, Shipping};
 use crate::reconcile::operation::{Turn, View, is_exclusive, turn};
 use crate::state::durable;
-use crate::work::{Workshop, lock};
+use crate::work::{Workshop, environment, lock};
 use crate::{clock, failpoint, run};
 
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -273,9 +273,13 @@ impl Workshop {
         let (place, program, env) = match (&asked.work, wanted) {
             (Work::Make { job, target, env, alloc_id }, Some(wanted)) => {
                 self.transient.phase(*alloc_id, job, Phase::Running);
-                let mut all = self.environment(desired, wanted);
+                let mut all = environment(desired, wanted);
                 all.extend(env.clone());
                 (self.layout.job(job), run::Program::Make { target: target.clone() }, all)
+            }
+            (Work::Logs { job, tail, follow, .. }, Some(_)) => {
+                let program = run::Program::Logs { tail: *tail, follow: *follow };
+                (self.layout.job(job), program, BTreeMap::new())
             }
             (Work::Script { .. }, _) => {
                 let mut env: BTreeMap<String, String> = ["PATH", "HOME", "LANG"]
@@ -293,7 +297,7 @@ impl Workshop {
                 self.record_result(asked, started_ms, (ended, duration_ms, 0));
                 return;
             }
-            (Work::Make { .. } | Work::Unknown, _) => return,
+            (Work::Make { .. } | Work::Logs { .. } | Work::Unknown, _) => return,
         };
         let source = Source::Operation { operation_id: asked.id };
         let spec = run::Spec { dir: place, program, timeout_s: asked.timeout_s, env, source, run_id: asked.run_id };

@@ -24,7 +24,7 @@ use shared::api::v1::report::{MAX_TAIL, Outcome};
 use shared::text::clean;
 
 use crate::state::durable;
-use crate::{clock, facts, failpoint};
+use crate::{alone, clock, facts, failpoint};
 
 /// The hidden command of the process between.
 pub const SHIM: &str = "__run";
@@ -65,7 +65,17 @@ pub enum Program {
     },
     /// The file [`SCRIPT`] of the run's directory, by bash, or by sh where there is no bash.
     Script,
+    /// What the job in that directory wrote into its own `logs/`.
+    Logs {
+        /// Lines from the end of each file.
+        tail: u32,
+        /// And what is written from there on.
+        follow: bool,
+    },
 }
+
+/// The hidden command that shows a job's logs.
+pub const LOGS: &str = "__logs";
 
 /// A script's text, in its run's directory.
 pub const SCRIPT: &str = "script";
@@ -79,14 +89,20 @@ impl Program {
             Self::Make { .. } => "make",
             Self::Script if facts::on_path("bash") => "bash",
             Self::Script => "sh",
+            Self::Logs { .. } => "maand-agent",
         }
     }
 
     fn command(&self, run: &Path, spec: &Spec) -> Command {
-        let mut command = Command::new(self.name());
+        let own = || std::env::current_exe().unwrap_or_else(|_| self.name().into());
+        let mut command = Command::new(if matches!(self, Self::Logs { .. }) { own() } else { self.name().into() });
         match self {
             Self::Make { target } => command.args(["-s", "-C"]).arg(&spec.dir).arg(target),
             Self::Script => command.arg(run.join(SCRIPT)).current_dir(&spec.dir),
+            Self::Logs { tail, follow } => {
+                let follow = follow.then_some("--follow");
+                command.arg(LOGS).arg(&spec.dir).args(["--tail", &tail.to_string()]).args(follow)
+            }
         };
         command
     }
@@ -214,6 +230,20 @@ fn perform_program(dir: &Path) -> io::Result<()> {
     // What the job makes has the usual modes, whatever the agent's own mask is.
     let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let begin = clock::instant();
+    let end = begin + Duration::from_secs(spec.timeout_s.min(LONGEST_S));
+    // An action is never cancelled, and what waits for it need not wake.
+    let cancel = matches!(spec.source, Source::Operation { .. }).then(|| dir.join(CANCEL));
+    let took = || u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let unwanted = || cancel.as_ref().is_some_and(|cancel| cancel.is_file());
+    // Somebody may be at work by hand.
+    let alone = match (&spec.program, own(dir), spec.dir.file_name().and_then(|name| name.to_str())) {
+        (Program::Make { .. }, Some(own), Some(job)) => Some(alone::take(own, job, end, unwanted)?),
+        _ => None,
+    };
+    if matches!(alone, Some(None)) {
+        let ended = Ended { outcome: Outcome::TimedOut, duration_ms: took(), cancelled: unwanted() };
+        return record("result.json", &serde_json::to_vec(&ended)?);
+    }
     let child = spec
         .program
         .command(dir, &spec)
@@ -225,14 +255,16 @@ fn perform_program(dir: &Path) -> io::Result<()> {
         .process_group(0)
         .spawn();
     let name = spec.program.name();
-    // An action is never cancelled, and what waits for it need not wake.
-    let cancel = matches!(spec.source, Source::Operation { .. }).then(|| dir.join(CANCEL));
     let (outcome, cancelled) = match child {
-        Ok(child) => wait(child, name, begin + Duration::from_secs(spec.timeout_s.min(LONGEST_S)), cancel.as_deref()),
+        Ok(child) => wait(child, name, end, cancel.as_deref()),
         Err(error) => (Outcome::Refused { reason: format!("{name} cannot be run: {error}") }, false),
     };
-    let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-    record("result.json", &serde_json::to_vec(&Ended { outcome, duration_ms, cancelled })?)
+    record("result.json", &serde_json::to_vec(&Ended { outcome, duration_ms: took(), cancelled })?)
+}
+
+/// The agent's own directory, in which the directory of a run is.
+fn own(run: &Path) -> Option<&Path> {
+    run.parent()?.parent()
 }
 
 /// Waits for the program alone, not for what it left in the background; whether it was ended because

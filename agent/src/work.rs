@@ -31,7 +31,7 @@ use crate::reconcile::{Place, Row, Running, Step, next};
 use crate::report::Transient;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
-use crate::{clock, failpoint, fetch, logs, run};
+use crate::{alone, clock, failpoint, fetch, logs, run};
 
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
 /// Runs whose output is kept on the worker.
@@ -272,6 +272,8 @@ impl Workshop {
             Place::Empty | Place::Applying { .. } => None,
         };
         let new = fetch::list(&self.net, &self.client, to, base).map_err(fetch)?;
+        let alone = alone::try_take(&self.layout.own(), row.job.as_str()).map_err(|error| apply(&error))?;
+        let Some(_alone) = alone else { return Err(Held::Apply("maand-agent make is at work on it".to_owned())) };
         let tree = Tree::open(&self.layout.job(&row.job), true).map_err(|error| apply(&error))?;
         let mut survey = survey(&tree, &row.list, &new, row.applied_ms).map_err(|error| apply(&error))?;
         if wanted.action.as_ref().is_none_or(|action| action.kind.keeps_process()) {
@@ -351,7 +353,7 @@ impl Workshop {
             dir: self.layout.job(&row.job),
             program: run::Program::Make { target: target.to_owned() },
             timeout_s: action.timeout_s,
-            env: self.environment(desired, wanted),
+            env: environment(desired, wanted),
             source: Source::Action { action_id: action.id, job: row.job.clone(), target: target.to_owned() },
             run_id: action.run_id,
         };
@@ -507,24 +509,6 @@ impl Workshop {
         actions.chain(self.operations_in_use()).collect()
     }
 
-    /// The environment of an allocation's make targets and checks.
-    pub fn environment(&self, desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeMap<String, String> {
-        let mut env: BTreeMap<String, String> = ["PATH", "HOME", "LANG"]
-            .into_iter()
-            .filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?)))
-            .collect();
-        for (key, value) in [
-            (ENV_CURRENT_VERSION, wanted.current_version.as_str()),
-            (ENV_NEW_VERSION, wanted.new_version.as_str()),
-            ("JOB", wanted.job.as_str()),
-            ("WORKER_IP", desired.host.as_str()),
-        ] {
-            env.insert(key.to_owned(), value.to_owned());
-        }
-        env.insert("BUCKET_ID".to_owned(), desired.bucket_id.to_string());
-        env
-    }
-
     fn remove_files(&self, mut row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
@@ -571,6 +555,24 @@ impl Workshop {
             tracing::warn!(error = chain(&error), "row_not_forgotten");
         }
     }
+}
+
+/// The environment of an allocation's make targets and checks.
+pub fn environment(desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = ["PATH", "HOME", "LANG"]
+        .into_iter()
+        .filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?)))
+        .collect();
+    for (key, value) in [
+        (ENV_CURRENT_VERSION, wanted.current_version.as_str()),
+        (ENV_NEW_VERSION, wanted.new_version.as_str()),
+        ("JOB", wanted.job.as_str()),
+        ("WORKER_IP", desired.host.as_str()),
+    ] {
+        env.insert(key.to_owned(), value.to_owned());
+    }
+    env.insert("BUCKET_ID".to_owned(), desired.bucket_id.to_string());
+    env
 }
 
 /// The row of an allocation that an action is done for: with a stop it stays at the version that it had.

@@ -121,6 +121,7 @@ pub const fn phase(work: &Work) -> &'static str {
     match work {
         Work::Make { .. } => "job_control",
         Work::Probe { .. } => "health_check",
+        Work::Logs { .. } => "job_logs",
         Work::Script { .. } | Work::Unknown => "run_command",
     }
 }

@@ -1,19 +1,27 @@
 //! Tasks around the workspace: `cargo dev` and `cargo xtask TASK`.
 
 mod dev;
+#[cfg(feature = "pages")]
+mod pages;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask TASK [ARGUMENT ...]
 
 tasks:
+  completions DIR      write completions of maand and maand-agent for bash, zsh and fish into DIR
+  man DIR              write a man page of each command into DIR
   dev [DIR] [--once]   build maand and maand-agent in release and run `maand dev` (also: cargo dev)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+    let task = arguments.next();
+    match task.as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("dev") => dev::run(arguments),
+        Some(task @ ("completions" | "man")) => write(task, arguments),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             ExitCode::SUCCESS
@@ -23,4 +31,29 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes the files of `task` into the one directory that is given.
+fn write(task: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let (Some(dir), None) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: cargo xtask {task} DIR");
+        return ExitCode::from(2);
+    };
+    match pages(task, Path::new(&dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: cannot write into {}: {error}", Path::new(&dir).display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(feature = "pages")]
+fn pages(task: &str, dir: &Path) -> std::io::Result<()> {
+    if task == "man" { pages::man(dir) } else { pages::completions(dir) }
+}
+
+#[cfg(not(feature = "pages"))]
+fn pages(_: &str, _: &Path) -> std::io::Result<()> {
+    Err(std::io::Error::other("this was built without the feature \"pages\""))
 }

@@ -160,3 +160,148 @@ fn each_error_code_is_used() {
     let unused: Vec<_> = shared::Code::ALL.iter().filter(|code| !used(code)).collect();
     assert!(unused.is_empty(), "{unused:?}");
 }
+
+/// A deployed job whose Makefile has a target that lasts until `gate` is there.
+fn worker() -> (harness::bucket::Bucket, harness::agents::Agent, harness::process::Running) {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 1);
+    bucket.workers(&hosts, &["all"]);
+    bucket.recording_job("api", &json!({"selectors": ["all"]}));
+    let makefile = bucket.read("workspace/jobs/api/Makefile");
+    let more = "env:\n\t@echo \"$$JOB $$WORKER_IP $$NEW_VERSION\"\nfails:\n\t@exit 7\n\
+                long:\n\t@mkdir -p data && echo long-begins >> data/ran; while [ ! -e data/gate ]; do sleep 0.05; done; \
+                echo long-ends >> data/ran\n";
+    bucket.write("workspace/jobs/api/Makefile", &format!("{makefile}{more}"));
+    bucket.maand(&["build"]).expect(0);
+    let serve = bucket.serve();
+    let agent = agents(&bucket, &hosts).remove(0);
+    agent.wait_online(&bucket);
+    bucket.maand(&["deploy"]).expect(0);
+    (bucket, agent, serve)
+}
+
+/// `maand-agent WORD…` on the worker.
+fn local(agent: &harness::agents::Agent, words: &[&str]) -> harness::process::Output {
+    let mut command = agent.command();
+    command.args(words);
+    harness::process::finish(command, poll::LONG)
+}
+
+#[test]
+fn what_a_job_wrote_itself_is_read_through_its_agent_and_on_its_worker() {
+    let (bucket, mut agent, mut serve) = worker();
+    let host = agent.host.clone();
+    let read = bucket.maand(&["logs", "job", "api"]).expect(0);
+    assert_eq!(read.stdout, "", "it has written nothing: {}", read.stderr);
+    let log = agent.job_path("api", "logs/app.log");
+    std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+    std::fs::write(&log, "one\ntwo\nthree\n").unwrap();
+    let read = bucket.maand(&["logs", "job", "api", "--worker", &host, "--tail", "2"]).expect(0);
+    assert_eq!(read.stdout, format!("api@{host} | two\napi@{host} | three\n"), "{}", read.stderr);
+    assert!(!bucket.read(&format!("logs/{host}.log")).contains("three"), "it is not copied into other logs");
+    let rows: Value = serde_json::from_str(&bucket.maand(&["logs", "job", "api", "--json"]).expect(0).stdout).unwrap();
+    assert_eq!((&rows[0]["job"], &rows[0]["stdout"]), (&json!("api"), &json!("one\ntwo\nthree\n")));
+    assert!(bucket.maand(&["logs", "job", "apo"]).expect(2).stderr.contains("did you mean \"api\""));
+
+    // Followed, while somebody else works on the job, until Ctrl-C.
+    let mut follow = bucket.start("follow", &["logs", "job", "api", "--tail", "1", "--follow"]);
+    let until = |text: &str| {
+        poll::until("it to be followed", poll::LONG, || {
+            let printed = follow.printed();
+            if printed.contains(text) { Ok(()) } else { Err(printed) }
+        });
+    };
+    until(&format!("api@{host} | three\n"));
+    let mut whole = std::fs::read_to_string(&log).unwrap();
+    whole.push_str("four\n");
+    std::fs::write(&log, whole).unwrap();
+    until(&format!("api@{host} | four\n"));
+    follow.signal(rustix::process::Signal::INT);
+    assert_eq!(follow.wait(poll::LONG).code(), Some(0), "{}", follow.printed());
+
+    // On the worker, with the controller away.
+    serve.stop(poll::LONG);
+    assert_eq!(local(&agent, &["logs", "api", "--tail", "1"]).expect(0).stdout, "four\n");
+    assert!(local(&agent, &["logs", "apo"]).expect(1).stderr.contains("did you mean \"api\""));
+    assert!(local(&agent, &["status"]).expect(0).stdout.contains("api"));
+
+    // What the worker's agent.toml leaves out is not done.
+    agent.process().stop(poll::LONG);
+    let toml = bucket.dir().join("agents").join(&agent.host).join("agent.toml");
+    let text = std::fs::read_to_string(&toml).unwrap();
+    assert!(text.contains("# allow = [\"make\", \"script\", \"probe\", \"logs\"]"), "{text}");
+    std::fs::write(&toml, format!("{text}allow = [\"make\"]\n")).unwrap();
+    agent.start();
+    let _serve = bucket.serve();
+    agent.wait_online(&bucket);
+    let refused = bucket.maand(&["logs", "job", "api"]).expect(1).stderr;
+    assert!(refused.contains("MD0066") && refused.contains("allows make, no logs"), "{refused}");
+}
+
+#[test]
+fn make_on_the_worker_is_never_beside_what_the_agent_runs() {
+    let (bucket, agent, _serve) = worker();
+    let host = agent.host.clone();
+    assert_eq!(local(&agent, &["make", "api", "env"]).expect(0).stdout, format!("api {host} 0.0.0\n"));
+    let failed = local(&agent, &["make", "api", "fails"]).expect(1).stderr;
+    assert!(failed.contains("MD0061") && failed.contains("make fails failed with exit code"), "{failed}");
+    assert!(local(&agent, &["make", "apo", "env"]).expect(1).stderr.contains("did you mean \"api\""));
+    assert!(local(&agent, &["make", "api", "-f"]).code == 2);
+    assert!(local(&agent, &["make", "api", "A=b"]).expect(2).stderr.contains("MD0002"));
+
+    // By hand first: what the controller asks for waits.
+    let gate = agent.job_path("api", "data/gate");
+    let ran = |agent: &harness::agents::Agent| agent.read("api", "data/ran");
+    let begun = |lines: usize| {
+        poll::until("it to have begun", poll::LONG, || {
+            let text = ran(&agent);
+            if text.lines().filter(|line| *line == "long-begins").count() == lines { Ok(()) } else { Err(text) }
+        });
+    };
+    let mut by_hand = agent.command();
+    by_hand.args(["make", "api", "long"]);
+    let mut by_hand = harness::process::Running::start("by hand", by_hand, &bucket.dir().join("by-hand"));
+    begun(1);
+    let mut asked = bucket.start("asked", &["job", "restart", "api"]);
+    poll::until("the agent to have taken it up", poll::LONG, || {
+        let log = std::fs::read_to_string(bucket.dir().join("agents").join(&agent.host).join("agent.log")).unwrap();
+        if log.contains("operation_begun") { Ok(()) } else { Err(log) }
+    });
+    std::fs::write(&gate, "").unwrap();
+    assert!(by_hand.wait(poll::LONG).success(), "{}", by_hand.printed());
+    assert!(asked.wait(poll::LONG).success(), "{}", asked.printed());
+    let order: Vec<String> = ran(&agent).lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!(order, ["start", "long-begins", "long-ends", "restart"]);
+
+    // The other way round: by hand waits, and says so.
+    std::fs::remove_file(&gate).unwrap();
+    let mut asked = bucket.start("asked", &["job", "run", "api", "--target", "long"]);
+    begun(2);
+    let mut by_hand = agent.command();
+    by_hand.args(["make", "api", "reload"]);
+    let mut by_hand = harness::process::Running::start("by hand", by_hand, &bucket.dir().join("by-hand"));
+    poll::until("it to wait", poll::LONG, || {
+        let printed = by_hand.printed();
+        if printed.contains("waiting for what is at work on api") { Ok(()) } else { Err(printed) }
+    });
+    std::fs::write(&gate, "").unwrap();
+    assert!(asked.wait(poll::LONG).success() && by_hand.wait(poll::LONG).success(), "{}", by_hand.printed());
+    assert!(ran(&agent).contains("long-ends\nreload"), "{}", ran(&agent));
+}
+
+#[test]
+fn runner_py_is_there_for_habits() {
+    let (_bucket, agent, _serve) = worker();
+    let dir = agent.bucket_dir();
+    let id = dir.file_name().unwrap().to_str().unwrap().to_owned();
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new("python3");
+        command.arg(dir.join("bin/runner.py")).args(words);
+        harness::process::finish(command, poll::LONG)
+    };
+    assert!(run(&[&id, "env"]).expect(0).stdout.starts_with("api "));
+    assert!(run(&[&id, "env", "--jobs", "other,api"]).expect(0).stdout.starts_with("api "));
+    assert_eq!(run(&[&id, "env", "--jobs", "other"]).expect(0).stdout, "", "what is not here is no failure");
+    assert!(run(&[&id, "fails"]).expect(1).stderr.contains("MD0061"));
+    assert!(run(&["another", "env"]).expect(1).stderr.contains("this agent is of bucket"));
+}

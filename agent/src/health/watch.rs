@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::probe::Place;
 use super::schedule::{Board, News, Now, Round, Subject};
 use crate::clock;
-use crate::work::Workshop;
+use crate::work::{Workshop, environment};
 
 /// Watches every job that has checks.
 pub async fn watch(shop: Arc<Workshop>) {
@@ -94,7 +94,7 @@ impl Workshop {
     pub fn place_of(&self, alloc: AllocId) -> Option<Place> {
         let desired = self.desired();
         let wanted = desired.allocations.iter().find(|wanted| wanted.alloc_id == alloc)?;
-        let (dir, env) = (self.layout.job(&wanted.job), self.environment(&desired, wanted));
+        let (dir, env) = (self.layout.job(&wanted.job), environment(&desired, wanted));
         Some(Place { dir, host: desired.host.clone(), env })
     }
 }

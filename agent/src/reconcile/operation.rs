@@ -62,7 +62,9 @@ pub fn turn(operation: &Operation, known: Option<&ObservedOperation>, view: &Vie
     if now_ms > operation.not_after_ms {
         return Turn::End(Ended::Expired);
     }
-    if view.busy || view.running >= AT_ONCE {
+    // To read what a job wrote is nothing that others would have to wait for.
+    let waits = view.busy && !matches!(operation.work, Work::Logs { .. });
+    if waits || view.running >= AT_ONCE {
         return Turn::Wait;
     }
     if let Some(wanted) = &operation.precondition {

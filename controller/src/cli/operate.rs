@@ -35,6 +35,10 @@ pub use said::absent;
 const DIAL_MS: i64 = 15_000;
 /// How long an agent gets to accept a deploy that has only just ended, or to come back, milliseconds.
 const STEP_MS: i64 = 5_000;
+/// How long logs are followed at most, seconds.
+const FOLLOWED_S: u64 = 24 * 3600;
+/// How long reading the end of logs may take, seconds.
+const READ_S: u64 = 60;
 /// How often agents are looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -88,7 +92,7 @@ impl Answer {
         let mut row = json!({ "worker_ip": self.asked.host });
         match &self.asked.work {
             Work::Make { job, target, .. } => (row["job"], row["target"]) = (json!(job), json!(target)),
-            Work::Probe { job, .. } => row["job"] = json!(job),
+            Work::Probe { job, .. } | Work::Logs { job, .. } => row["job"] = json!(job),
             Work::Script { .. } | Work::Unknown => {}
         }
         let said = if let End::Said(said) = &self.end { Some(said) } else { None };
@@ -307,6 +311,18 @@ impl<'a> Session<'a> {
         Some(Request { worker, work, timeout_s, precondition: None })
     }
 
+    /// A request for what an allocation's job wrote into its own logs/.
+    pub fn logs(&self, allocation: &Allocation, tail: u32, follow: bool) -> Option<Request> {
+        let worker = self.snapshot.worker(&allocation.host)?.clone();
+        let work = Work::Logs { alloc_id: allocation.alloc_id, job: allocation.job.clone(), tail, follow };
+        Some(Request { worker, work, timeout_s: if follow { FOLLOWED_S } else { READ_S }, precondition: None })
+    }
+
+    /// Ends a command that goes on until Ctrl-C, which is no failure of it.
+    pub fn leave(mut self) {
+        self.shut_down(true);
+    }
+
     /// Ends the command: prints the answers as JSON where that was asked for, stops serving.
     pub fn end(mut self, rows: &[Value], problems: Vec<Diagnostic>) -> Result<(), Failure> {
         if self.context.ui.wants_json() {
@@ -382,7 +398,9 @@ impl Sink for Shown<'_> {
             End::NotPickedUp | End::NoResult | End::Left => ("31", "no result".to_owned()),
         };
         // What checks say is shown by who asked for them.
-        if !matches!(asked.work, Work::Probe { .. }) {
+        let quiet =
+            matches!(asked.work, Work::Probe { .. }) || (matches!(asked.work, Work::Logs { .. }) && colour != "31");
+        if !quiet {
             self.context.ui.say(format_args!("{} : {}", label(asked), self.context.ui.paint(colour, &text)));
         }
     }

@@ -133,7 +133,7 @@ fn line(record: &Record) -> String {
 
 /// `ok 12 ms`, or `FAIL exit=1 12 ms` with the reason.
 fn foot(record: &Record) -> String {
-    let good = record.number("exit").is_none_or(|exit| exit == 0) && record.text("level") != "error";
+    let good = record.number("exit").is_none_or(|exit| exit == 0) && record.text("level") == "info";
     let mut foot = if good { "ok".to_owned() } else { "FAIL".to_owned() };
     for part in [exit(record), clean(record.text("reason")), clean(record.text("msg"))] {
         if !part.is_empty() {

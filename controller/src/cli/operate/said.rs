@@ -42,6 +42,7 @@ pub fn problem(answer: &Answer, run: RunId) -> Option<Diagnostic> {
     let what = match work {
         Work::Make { job, target, .. } => format!("job {job}: make {target} on {host}"),
         Work::Probe { job, .. } => format!("job {job} on {host}"),
+        Work::Logs { job, .. } => format!("job {job}: reading its logs on {host}"),
         Work::Script { .. } | Work::Unknown => format!("the script on {host}"),
     };
     let failed = |text: &str| Diagnostic::new(Code::OperationFailed, format!("{what} {text}"));
@@ -90,6 +91,6 @@ pub fn command(work: &Work) -> Option<String> {
     match work {
         Work::Make { job, target, .. } => Some(format!("make -s -C jobs/{job} {target}")),
         Work::Script { body } => Some(body.clone()),
-        Work::Probe { .. } | Work::Unknown => None,
+        Work::Probe { .. } | Work::Logs { .. } | Work::Unknown => None,
     }
 }

@@ -66,7 +66,9 @@ pub(super) async fn logs(
                     let (stream, omitted) = (chunk.stream, chunk.omitted);
                     operations::append(connection, &Output { id, stream, omitted, bytes: bytes.to_vec() })?;
                 }
-                held.log.write(now_ms, &lines);
+                if !of.is_read {
+                    held.log.write(now_ms, &lines);
+                }
                 let end = chunk.offset + known + bytes.len() as u64;
                 connection
                     .prepare_cached(
@@ -89,6 +91,8 @@ struct Of {
     phase: &'static str,
     action: String,
     operation: Option<OperationId>,
+    /// It is in a log of the worker already, and not to be copied into another one.
+    is_read: bool,
 }
 
 /// Whose output it is; `None` when that is not the worker's.
@@ -105,6 +109,7 @@ fn owned(
             phase: if target == ActionKind::Stop.word() { "reconcile" } else { "rollout" },
             action: target.clone(),
             operation: None,
+            is_read: false,
         }),
         Source::Operation { operation_id } => operations::own(connection, worker, *operation_id)?.map(|asked| Of {
             maand: if matches!(asked.work, Work::Script { .. }) { "run_command" } else { "job" },
@@ -112,6 +117,7 @@ fn owned(
             phase: phase(&asked.work),
             action: asked.work.label().to_owned(),
             operation: Some(*operation_id),
+            is_read: matches!(asked.work, Work::Logs { .. }),
         }),
     })
 }

@@ -75,6 +75,17 @@ pub enum Work {
         /// What is asked; `attempts` and `interval_s` say how often.
         health: HealthSpec,
     },
+    /// The end of what an allocation's job wrote into its own `logs/`; at most 1 MiB of it.
+    Logs {
+        /// Which allocation.
+        alloc_id: AllocId,
+        /// Its job.
+        job: JobName,
+        /// Lines from the end of each file.
+        tail: u32,
+        /// And what is written from there on.
+        follow: bool,
+    },
     /// A kind that this program does not know: it is refused.
     #[serde(other)]
     Unknown,
@@ -87,6 +98,7 @@ impl Work {
             Self::Make { .. } => "make",
             Self::Script { .. } => "script",
             Self::Probe { .. } => "probe",
+            Self::Logs { .. } => "logs",
             Self::Unknown => "unknown",
         }
     }
@@ -94,7 +106,7 @@ impl Work {
     /// The allocation that it is about.
     pub const fn alloc_id(&self) -> Option<AllocId> {
         match self {
-            Self::Make { alloc_id, .. } | Self::Probe { alloc_id, .. } => Some(*alloc_id),
+            Self::Make { alloc_id, .. } | Self::Probe { alloc_id, .. } | Self::Logs { alloc_id, .. } => Some(*alloc_id),
             Self::Script { .. } | Self::Unknown => None,
         }
     }
@@ -102,7 +114,7 @@ impl Work {
     /// The job that it is about.
     pub const fn job(&self) -> Option<&JobName> {
         match self {
-            Self::Make { job, .. } | Self::Probe { job, .. } => Some(job),
+            Self::Make { job, .. } | Self::Probe { job, .. } | Self::Logs { job, .. } => Some(job),
             Self::Script { .. } | Self::Unknown => None,
         }
     }
@@ -211,7 +223,7 @@ mod tests {
     #[test]
     fn a_newer_kind_is_known_as_one_that_is_not_known() {
         let id = "8a5da52e-d126-447d-b59e-70c05721a8aa";
-        let text = json!({"id": id, "run_id": id, "work": {"kind": "logs", "job": "api"}, "timeout_s": 1,
+        let text = json!({"id": id, "run_id": id, "work": {"kind": "dance", "job": "api"}, "timeout_s": 1,
             "not_after_ms": 5});
         let operation: Operation = serde_json::from_value(text).unwrap();
         assert_eq!((operation.work, operation.cancel), (Work::Unknown, false));

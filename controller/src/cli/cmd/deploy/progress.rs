@@ -155,7 +155,10 @@ impl Begun {
                 (event, "31", if why.is_empty() { "failed".to_owned() } else { format!("failed: {why}") })
             }
             Moved::Again(kind) => ("command_begin", "33", format!("{kind} was interrupted, released again")),
-            Moved::TakenBack => ("allocation_taken_back", "33", "its agent is out of reach: taken back".to_owned()),
+            Moved::TakenBack => {
+                let event = if before.is_some() { "command_end" } else { "allocation_taken_back" };
+                (event, "33", "its agent is out of reach: taken back".to_owned())
+            }
             Moved::Deferred => ("allocation_deferred", "33", "deferred until its agent is back".to_owned()),
             Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
             Moved::AssumedDead => {
@@ -176,7 +179,7 @@ impl Begun {
             Moved::Ran(kind, ms) | Moved::Promoted(kind, ms) => (Some(kind.word()), Some(*ms)),
             Moved::Stopped(ms) => (Some(ActionKind::Stop.word()), Some(*ms)),
             Moved::Removing | Moved::Removed => (Some(CLEANUP), None),
-            Moved::Failed(_) => (before, None),
+            Moved::Failed(_) | Moved::TakenBack => (before, None),
             _ => (None, None),
         };
         let level = match what {
