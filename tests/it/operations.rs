@@ -80,13 +80,23 @@ fn a_script_runs_where_it_should_and_says_what_it_prints() {
 fn a_command_serves_for_as_long_as_it_runs_when_nobody_else_does() {
     let (bucket, hosts) = fleet(1, &json!({"selectors": ["all"]}));
     let mut serve = bucket.serve();
-    let agents = agents(&bucket, &hosts);
+    let mut agents = agents(&bucket, &hosts);
     online(&bucket, &agents);
     serve.stop(Duration::from_secs(20));
     let ran = bucket.maand(&["run_command", "echo served"]).expect(0);
     assert_eq!(ran.stdout, format!("{} | served\n", hosts[0]));
     assert!(ran.stderr.contains("no maand serve runs"), "{}", ran.stderr);
     assert_eq!(bucket.cat("agents")[0]["state"], "offline");
+
+    // What takes longer than a moment says what it waits for.
+    agents[0].process().stop(Duration::from_secs(20));
+    let mut waits = bucket.start("waits", &["run_command", "true"]);
+    poll::until("it to say so", poll::LONG, || {
+        let printed = waits.printed();
+        if printed.contains(&format!("waiting for agents: {}\n", hosts[0])) { Ok(()) } else { Err(printed) }
+    });
+    waits.signal(rustix::process::Signal::INT);
+    assert_eq!(waits.wait(Duration::from_secs(60)).code(), Some(1), "{}", waits.printed());
 }
 
 #[test]

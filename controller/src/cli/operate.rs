@@ -35,6 +35,10 @@ pub use said::absent;
 const DIAL_MS: i64 = 15_000;
 /// How long an agent gets to accept a deploy that has only just ended, or to come back, milliseconds.
 const STEP_MS: i64 = 5_000;
+/// After how long it is said what is waited for, milliseconds.
+const SAY_MS: i64 = 1_000;
+/// Most workers that are named there.
+const NAMED: usize = 8;
 /// How long logs are followed at most, seconds.
 const FOLLOWED_S: u64 = 24 * 3600;
 /// How long reading the end of logs may take, seconds.
@@ -156,7 +160,7 @@ impl<'a> Session<'a> {
         patience_ms: i64,
     ) -> Result<Vec<(Host, Standing)>, Failure> {
         self.begin()?;
-        let begun_ms = clock::now_ms();
+        let (begun_ms, mut said) = (clock::now_ms(), false);
         loop {
             let heard = self.catalog.read(|tx| {
                 Ok(Heard {
@@ -185,6 +189,12 @@ impl<'a> Session<'a> {
             });
             if !coming || self.interrupts.load(Ordering::Relaxed) > 0 {
                 return Ok(missing);
+            }
+            if !said && now_ms - begun_ms >= SAY_MS {
+                said = true;
+                let hosts: Vec<&str> = missing.iter().take(NAMED).map(|(host, _)| host.as_str()).collect();
+                let more = if missing.len() > hosts.len() { ", …" } else { "" };
+                self.context.ui.say(format_args!("waiting for agents: {}{more}", hosts.join(", ")));
             }
             std::thread::sleep(LOOK);
         }
