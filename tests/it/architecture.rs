@@ -168,11 +168,13 @@ fn no_test_file_is_forgotten() {
     let dir = root().join("tests/it");
     let list = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
     for (name, _) in sources(&dir) {
-        let declared = match name.trim_end_matches(".rs").split_once('/') {
-            None => name == "main.rs" || list("main.rs").contains(&format!("mod {};", name.trim_end_matches(".rs"))),
-            Some((folder, "mod")) => list("main.rs").contains(&format!("mod {folder};")),
-            Some((folder, file)) => list(&format!("{folder}/mod.rs")).contains(&format!("mod {file};")),
+        // A file is declared by the mod.rs of its folder, a folder by that of the folder above, or main.rs.
+        let path = name.trim_end_matches(".rs").trim_end_matches("/mod");
+        let (parent, module) = match path.rsplit_once('/') {
+            Some((folder, module)) => (format!("{folder}/mod.rs"), module),
+            None => ("main.rs".to_owned(), path),
         };
+        let declared = name == "main.rs" || list(&parent).contains(&format!("mod {module};"));
         assert!(declared, "tests/it/{name} is in no mod list");
     }
 }

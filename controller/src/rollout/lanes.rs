@@ -324,7 +324,7 @@ impl JobRollout {
     }
 
     /// Who was not picked up in time is out of reach; whose result is overdue has failed.
-    pub(super) fn tick(&mut self, now_ms: i64, limits: &Limits, effects: &mut Vec<Effect>) {
+    pub(super) fn tick(&mut self, now_ms: i64, limits: &Limits, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         let open: Vec<AllocId> = self.flights.iter().filter(|(_, f)| f.is_open()).map(|(alloc, _)| *alloc).collect();
         for alloc in open {
             let flight = &self.flights[&alloc];
@@ -333,11 +333,23 @@ impl JobRollout {
             } else if flight.is_out_of_reach(now_ms, self.driven_ms, limits.pickup_ms) {
                 let Some(member) = self.member(alloc) else { continue };
                 match member.what {
+                    // A stop that hooks were to follow: nobody waits for them now, and should it come back it
+                    // is to clean up.
+                    What::Settle(step) if step.gone && self.is_removal(&step) => {
+                        let step = Settle { rest: Rest::Remove { stop: true }, online: false, ..step };
+                        self.release_settle(&step, now_ms, ids, effects);
+                    }
                     What::Settle(step) => self.leave(&step, effects),
                     What::Move(step) => self.withdraw(&step, now_ms, effects),
                 }
             }
         }
+    }
+
+    /// Whether `step` is the stop that comes before a removal.
+    fn is_removal(&self, step: &Settle) -> bool {
+        let planned = self.plan.settle.iter().find(|planned| planned.alloc_id == step.alloc_id);
+        step.rest == Rest::Stop && planned.is_some_and(|planned| matches!(planned.rest, Rest::Remove { .. }))
     }
 
     /// Takes a release back that was not picked up: what comes late must not restart anything.

@@ -60,7 +60,7 @@ pub fn learned(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Allocation, Rolled};
+    use crate::model::{Allocation, Hook, Job, JobSpec, Rolled};
     use shared::api::v1::desired::DesiredAction;
     use shared::api::v1::report::{ObservedAction, Phase, Process};
     use shared::{ActionId, BucketId, BundleDigest, RunId, WorkerId};
@@ -111,6 +111,18 @@ mod tests {
             dir_mode: None,
             health: None,
         }
+    }
+
+    #[test]
+    fn a_stop_that_hooks_belong_to_is_done_again_with_them() {
+        let mut known = snapshot(false);
+        let hook = Hook { executed_on: [HookEvent::AfterAllocationStopped].into(), demand: None, timeout_s: 1 };
+        let hooks = [("hook_x".parse().unwrap(), hook)].into();
+        let spec = JobSpec { hooks, ..JobSpec::default() };
+        known.jobs = vec![Job { name: "api".parse().unwrap(), spec, files: vec![] }];
+        let told = [told(RunState::Stopped, ActionKind::Stop, Some(1))];
+        assert_eq!(learned(&mut known, &told, &said(7, Outcome::Ok, Some(1))), []);
+        assert!(known.allocations[0].may_run());
     }
 
     fn said(action: u128, outcome: Outcome, bundle: Option<u8>) -> BTreeMap<AllocId, ObservedAllocation> {

@@ -4,6 +4,7 @@
 
 pub mod event;
 pub mod flight;
+mod hooked;
 pub mod job;
 mod lanes;
 pub mod late;
@@ -92,7 +93,7 @@ impl Rollout {
             self.take(event, now_ms, ids, &mut effects);
         }
         for job in self.jobs.values_mut().filter(|job| !job.is_ended()) {
-            job.tick(now_ms, &self.limits, &mut effects);
+            job.tick(now_ms, &self.limits, ids, &mut effects);
             if job.phase != Phase::Held {
                 job.advance(now_ms, release, ids, &mut effects);
             }

@@ -73,7 +73,5 @@ fn the_cluster_of_the_examples_boots_and_its_leader_goes_last() {
 
     // Nothing of it is left running.
     bucket.maand(&["job", "stop", "store"]).expect(0);
-    for agent in &mut agents {
-        agent.process().stop(super::deploy::DEPLOY);
-    }
+    agents.iter_mut().for_each(|agent| assert!(agent.process().stop(super::deploy::DEPLOY).success()));
 }

@@ -7,7 +7,7 @@ fn steady(line: &str) -> String {
     if let Some(name) = line.strip_suffix(" UTC").and_then(|line| line.split(": ").next()) {
         return name.to_owned();
     }
-    let words = line.split_whitespace();
+    let words = line.split_whitespace().filter(|word| !word.starts_with("current_hash="));
     let words = words.scan(false, |after_open, word| {
         let duration = word.starts_with('(') && word[1..].parse::<u64>().is_ok();
         *after_open = duration;

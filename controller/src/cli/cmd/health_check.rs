@@ -27,8 +27,8 @@ const AWAY_MS: i64 = 30_000;
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Examples:\n  maand health_check                              every job, once\n  maand health_check \
-    --jobs api --wait --verbose  until it is healthy, as a deploy would wait\n\nWhat the agents found by themselves is in \
-    maand cat deployments.\nExit code 1 when anything is unhealthy or offline."
+    --jobs api --wait --verbose  as long as a gate would wait\n\nWhat the agents found by themselves is in \
+    maand cat deployments.\nExit code 1 when anything is unhealthy or offline.\nTo learn more: docs/reference/health-check.md"
 )]
 pub struct Args {
     /// Only these jobs

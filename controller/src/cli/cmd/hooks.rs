@@ -47,7 +47,7 @@ What hooks print is in logs/<host>.log, with or without --verbose.
 Events: post_build, pre_deploy, post_deploy, job_control, health_check, cli,
 after_allocation_started, after_allocation_stopped.
 Exit code 1 when any run failed: each is listed with its last lines. Ctrl-C ends
-what runs. To learn more: docs/guides/hooks-tutorial.md"
+what runs. To learn more: docs/guides/hooks-tutorial.md, examples/cluster"
 )]
 pub struct Args {
     /// The hook, as the manifest names it

@@ -1,5 +1,7 @@
 //! Hooks that fail: what they stop, what they leave, what is tried again.
 
+use harness::poll;
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::Fleet;
@@ -114,6 +116,42 @@ fn a_failing_stopped_hook_holds_up_the_cleanup_of_that_one_alone() {
     fleet.bucket.maand(&["deploy"]).expect(0);
     assert!(fleet.notes().is_empty());
     assert_eq!(fleet.ran("api"), ["start", "start stop stop stop", "start stop"]);
+}
+
+#[test]
+fn a_worker_that_is_assumed_dead_waits_for_no_hook_and_cleans_up_when_it_is_back() {
+    for sleeps in [false, true] {
+        let mut fleet = Fleet::new(2);
+        fleet.bucket.setting("pickup_timeout = 2");
+        fleet.job("api", json!({}), &["after_allocation_stopped"], "note(n(host))\n");
+        fleet.up();
+        fleet.bucket.maand(&["deploy"]).expect(0);
+        if sleeps {
+            // Its connection stands: nobody knows yet that it is away.
+            fleet.agents[1].process().signal(Signal::STOP);
+        } else {
+            fleet.agents[1].kill();
+            poll::until("the agent to be seen offline", poll::LONG, || {
+                let state = fleet.bucket.cat("agents")[1]["state"].clone();
+                if state == "offline" { Ok(()) } else { Err(state) }
+            });
+        }
+        fleet.bucket.workers(&fleet.hosts[..1], &["all"]);
+        fleet.bucket.maand(&["build"]).expect(0);
+        let said = fleet.bucket.maand(&["deploy"]).expect(0).stderr;
+        let dead = format!("deploy: removed worker {} unreachable, assuming dead", fleet.hosts[1]);
+        assert!(said.contains(&dead), "sleeps {sleeps}: {said}");
+        assert!(fleet.notes().is_empty());
+        if sleeps {
+            fleet.agents[1].process().signal(Signal::CONT);
+        } else {
+            fleet.agents[1].start();
+        }
+        poll::until("its files to be gone", poll::LONG, || {
+            let there = fleet.agents[1].job_path("api", "Makefile").exists();
+            if there { Err(fleet.ran("api")) } else { Ok(()) }
+        });
+    }
 }
 
 #[test]

@@ -32,17 +32,20 @@ use attend::Attendant;
 /// as it lasts.
 #[derive(Debug, Default, clap::Args)]
 #[command(after_long_help = "Examples:
-  maand deploy --dry-run            what would be done, and why
-  maand deploy -b -n                the same for the workspace as it is now
-  maand deploy --jobs api,web       these jobs alone
-  maand deploy --force              restart also what is in sync
-  maand deploy --sync-only          files only, no make target
-  maand deploy --detach             leave it to maand drive
+  maand deploy --dry-run        what would be done, and why
+  maand deploy -b -n            the same for the workspace as it is now
+  maand deploy --jobs api,web   these jobs alone
+  maand deploy --force          restart also what is in sync
+  maand deploy --sync-only      files only, no make target
+  maand deploy --detach         leave it to maand drive
 
-Ctrl-C pauses after the batches in flight, twice leaves at once; maand deploy
-goes on with it. An agent that does not pick up its work within pickup_timeout
-(maand.conf) is out of reach: the job goes on without as many as its
-max_unreachable allows, and maand drive brings them up to date later.
+A dry run changes nothing. It runs pre_deploy hooks over key-values that are
+thrown away; with --no-hooks it runs none.
+Ctrl-C pauses after the batches in flight, twice leaves at once and ends the
+hooks that run; maand deploy goes on with it.
+An agent that does not pick up its work within pickup_timeout (maand.conf) is
+out of reach: the job goes on without as many as max_unreachable allows, and
+maand drive brings them up to date later.
 Exit code 1 when anything failed: every failure is listed at the end.")]
 pub struct Args {
     /// Only these jobs

@@ -19,7 +19,6 @@ use crate::failure::Failure;
 use crate::hooks::api::NoWorkers;
 use crate::hooks::overlay::Overlay;
 use crate::hooks::sink::Logged;
-use crate::model::HookEvent;
 use crate::plan::{Options, Plan};
 use crate::rollout::event::{Call, Event, Stage};
 use crate::telemetry::BucketLog;
@@ -66,7 +65,7 @@ pub fn with_hooks(
     let mut failed = BTreeSet::new();
     let wrote = Overlay::new();
     for job in &deciding {
-        if job.has(HookEvent::PreDeploy) {
+        if job.prepares() {
             context.ui.say(format_args!("{} | pre_deploy hooks, over key-values that are thrown away", job.job));
             let call = Call { job: job.job.clone(), stage: Stage::PreDeploy, targets: None, batch: None };
             let ended = hands.preview(&survey.snapshot, job, &call, &wrote);

@@ -29,10 +29,16 @@ pub struct Which {
 
 /// Of start, restart and status.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Examples:\n  maand job status api,web\n  maand job restart api --allocations 10.0.0.1 \
-    --health_check\n\nWorkers whose agent is offline or has not accepted the last deploy are named before anything is run.\n\
-    A failing batch ends its job; the other jobs go on. Exit code 1 when it failed anywhere.\n\nA job with job_control \
-    hooks has them run in place of make, for all of these allocations at once, with\nTARGET set to what is wanted.")]
+#[command(after_long_help = "Examples:
+  maand job status api,web
+  maand job restart api --allocations 10.0.0.1 --health_check
+
+Workers whose agent is offline or has not accepted the last deploy are named
+before anything is run. A failing batch ends its job; the other jobs go on.
+Exit code 1 when it failed anywhere.
+
+A job with job_control hooks has them run in place of make, for all of these
+allocations at once, with TARGET set to what is wanted.")]
 pub struct Gated {
     #[command(flatten)]
     which: Which,
