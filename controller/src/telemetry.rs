@@ -168,6 +168,7 @@ fn cut(value: &str) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "reads what was written")]
 mod tests {
     use super::*;
 
