@@ -168,7 +168,7 @@ fn cut(value: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "reads what was written")]
+#[expect(clippy::disallowed_methods, reason = "tests read the logs")]
 mod tests {
     use super::*;
 

@@ -96,6 +96,19 @@ fn file(store: &Store, key: &SealingKey, path: &Path, entry: &Entry, content: Co
     Ok(copied)
 }
 
+/// Whether something is at `path`.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Removes a file, if it is there.
+pub fn clear_file(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Removes what is empty below `dir`, and `dir` itself: workers of which no tree is left.
 pub fn clear_empty(dir: &Path) -> Result<(), Error> {
     let entries = std::fs::read_dir(dir).map_err(io_error("list", dir))?;

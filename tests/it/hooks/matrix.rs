@@ -39,7 +39,7 @@ GET /kv maand/job/api/worker/w1 certs/tls.key 200
 GET /kv maand/job/api/worker/w2 api_allocation_index 400
 GET /kv maand/job/db name 200
 GET /kv vars/job/db shared 200
-GET /kv secrets/job/db password 400
+GET /kv secrets/job/db password 200
 GET /kv vars/bucket/job/db memory 400
 GET /kv maand/job/db/worker/w1 db_allocation_index 400
 GET /kv maand/job/other name 400

@@ -49,16 +49,9 @@ fn place(namespace: &str, key: &str) -> Result<(Namespace, String), Refusal> {
 /// GET /kv.
 pub(super) async fn get(caller: Caller, asked: Place) -> Answer {
     let (namespace, key) = place(&asked.namespace, &asked.key)?;
-    if !caller.invocation.access().hook_may_read(&namespace) {
-        let message = match &namespace {
-            Namespace::JobSecrets(job) => format!(
-                "{namespace} is not for hooks of job {}: secrets of other jobs are not; {job} can put what it shares \
-                 into vars/job/{job}",
-                caller.invocation.job
-            ),
-            _ => format!("{namespace} may not be read by a hook of job {} on this worker", caller.invocation.job),
-        };
-        return Err(Refusal::bad(message));
+    if !caller.invocation.access().may_read(&namespace) {
+        let job = &caller.invocation.job;
+        return Err(Refusal::bad(format!("{namespace} may not be read by a hook of job {job} on this worker")));
     }
     blocking(move || {
         let found = caller.values().get(caller.overlay(), &namespace, &key).map_err(|error| fault(&error))?;

@@ -44,12 +44,14 @@ impl Trees {
         let work = move || {
             if !wanted.is_empty() && !waited(&told, PATIENCE) {
                 // For people: a deploy does not fail of it.
-                if let Err(error) = stage_all(&bucket, &database, &wanted, &told) {
+                let mut made = Vec::new();
+                if let Err(error) = stage_all(&bucket, &database, &wanted, &told, &mut made) {
                     tracing::warn!(error, "trees_not_staged");
                 }
                 waited(&told, Duration::MAX);
-                for (host, job, _) in &wanted {
-                    drop(stage::clear(&bucket.staged().join(host.as_str()).join("jobs").join(job.as_str())));
+                for (dir, mark) in &made {
+                    drop(stage::clear(dir));
+                    drop(stage::clear_file(mark));
                 }
                 drop(stage::clear_empty(&bucket.staged()));
             }
@@ -84,6 +86,7 @@ fn stage_all(
     database: &std::path::Path,
     wanted: &[(Host, JobName, BundleDigest)],
     over: &(Mutex<bool>, Condvar),
+    made: &mut Vec<(PathBuf, PathBuf)>,
 ) -> Result<(), String> {
     let store = Store::open(bucket).map_err(|error| chain(&error))?;
     let key = SealingKey::load(&bucket.kv_key()).map_err(|error| chain(&error))?;
@@ -94,7 +97,15 @@ fn stage_all(
         }
         let found = catalog.read(|tx| bundles::get(tx, digest)).map_err(|error| chain(&error))?;
         let Some(bundle) = found else { continue };
-        let dir = bucket.staged().join(host.as_str()).join("jobs").join(job.as_str());
+        let jobs = bucket.staged().join(host.as_str()).join("jobs");
+        let (dir, mark) = (jobs.join(job.as_str()), jobs.join(format!(".{job}.passing")));
+        // What maand stage wrote stays as it is; what a deploy left that was killed has its mark.
+        if stage::is_there(&dir) && !stage::is_there(&mark) {
+            continue;
+        }
+        stage::directory(&jobs).map_err(|error| chain(&error))?;
+        stage::beside(&mark, b"").map_err(|error| chain(&error))?;
+        made.push((dir.clone(), mark));
         stage::stage(&store, &key, &dir, &bundle, Content::Linked).map_err(|error| chain(&error))?;
     }
     Ok(())

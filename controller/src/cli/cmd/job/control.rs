@@ -14,6 +14,7 @@ use crate::cli::operate::Session;
 use crate::failure::{Exit, Failure};
 use crate::hooks::Call;
 use crate::hooks::env::Extras;
+use crate::hooks::report::Report;
 use crate::model::{Allocation, HookEvent, Job, Snapshot};
 
 /// Which jobs, where.
@@ -119,20 +120,10 @@ pub fn run(target: &str, args: Gated, context: &Context) -> Result<(), Failure> 
             problems.extend(session.problems(&answers));
             let mut failed: BTreeSet<JobName> =
                 answers.iter().filter(|a| !a.is_good()).filter_map(|a| a.asked.work.job().cloned()).collect();
-            let by_hooks: BTreeMap<&JobName, &Job> =
-                batch.iter().filter(|(job, _)| job.spec.controlled()).map(|(job, _)| (&job.name, *job)).collect();
-            for job in by_hooks.into_values() {
-                if session.is_interrupted() {
-                    break;
-                }
-                let targets: Vec<AllocId> =
-                    batch.iter().filter(|(of, _)| of.name == job.name).map(|(_, a)| a.alloc_id).collect();
-                let extras = Extras::Target(target.to_owned());
-                let call = Call { extras, ..Call::new(&job.name, HookEvent::JobControl, &targets) };
-                let report = session.hooks(&call, true)?;
+            for report in by_hooks(&mut session, &batch, target)? {
                 rows.extend(said(&report, &context.ui));
                 if !report.is_ok() {
-                    failed.insert(job.name.clone());
+                    failed.insert(report.job.clone());
                 }
                 problems.extend(report.problems());
             }
@@ -159,6 +150,22 @@ pub fn run(target: &str, args: Gated, context: &Context) -> Result<(), Failure> 
         }
     }
     session.end(&rows, problems)
+}
+
+/// Runs the job_control hooks of those of a batch that have some, job by job.
+fn by_hooks(session: &mut Session<'_>, batch: &[(&Job, &Allocation)], target: &str) -> Result<Vec<Report>, Failure> {
+    let controlled: BTreeSet<&JobName> =
+        batch.iter().filter(|(job, _)| job.spec.controlled()).map(|(job, _)| &job.name).collect();
+    let mut reports = Vec::new();
+    for job in controlled {
+        if session.is_interrupted() {
+            break;
+        }
+        let targets: Vec<AllocId> = batch.iter().filter(|(of, _)| of.name == *job).map(|(_, a)| a.alloc_id).collect();
+        let extras = Extras::Target(target.to_owned());
+        reports.push(session.hooks(&Call { extras, ..Call::new(job, HookEvent::JobControl, &targets) }, true)?);
+    }
+    Ok(reports)
 }
 
 /// A job's batches that are left.
