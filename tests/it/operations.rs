@@ -343,6 +343,9 @@ fn jobs_are_worked_in_batches_and_what_was_stopped_by_hand_shows() {
         (vec!["job", "stop", "api", "--allocations", ""], "an empty name"),
         (vec!["job", "stop", ","], "an empty name"),
         (vec!["run_command", "true", "--workers", ""], "an empty name"),
+        (vec!["deploy", "--jobs", ""], "an empty name"),
+        (vec!["deploy", "--dry-run", "--jobs", "api,"], "an empty name"),
+        (vec!["stage", "--workers", ""], "an empty name"),
         (vec!["job", "run", "api", "--target=-f/etc/x"], "is not a name of a make target"),
     ] {
         let wrong = bucket.maand(&words).expect(2);

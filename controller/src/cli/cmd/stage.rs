@@ -9,7 +9,7 @@ use crate::bundle::stage::{self, Content, Error};
 use crate::bundle::store::Store;
 use crate::catalog::{bundles, desired, read};
 use crate::cli::Context;
-use crate::cli::filter::Filter;
+use crate::cli::filter::{self, Filter};
 use crate::compose::Held;
 use crate::failure::{Exit, Failure};
 use crate::model::Allocation;
@@ -29,10 +29,10 @@ use crate::secrets::SealingKey;
 )]
 pub struct Args {
     /// Only these jobs
-    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…", value_parser = filter::name)]
     jobs: Vec<String>,
     /// Only these workers
-    #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+    #[arg(long, value_delimiter = ',', value_name = "HOST,…", value_parser = filter::name)]
     workers: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, recover, rollout as rows};
 use crate::cli::Context;
 use crate::cli::cmd::build;
 use crate::cli::cmd::recover::hear;
-use crate::cli::filter::Filter;
+use crate::cli::filter::{self, Filter};
 use crate::clock;
 use crate::drive::survey::Survey;
 use crate::drive::{Attended, Driver};
@@ -49,7 +49,7 @@ maand drive brings them up to date later.
 Exit code 1 when anything failed: every failure is listed at the end.")]
 pub struct Args {
     /// Only these jobs
-    #[arg(long, value_delimiter = ',', value_name = "JOB,…")]
+    #[arg(long, value_delimiter = ',', value_name = "JOB,…", value_parser = filter::name)]
     pub jobs: Vec<String>,
     /// Run maand build first
     #[arg(short, long)]
