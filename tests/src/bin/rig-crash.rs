@@ -1,5 +1,5 @@
 //! The crash rig: kills the agent at every mutating system call of an apply and at every named point, cuts the
-//! power of its disk, fills it, makes it read-only, has calls fail; each time the agent starts again, and ten
+//! power of its disk, fills it, makes it read-only, has calls fail, puts a hostile neighbour beside it; each time the agent starts again, and ten
 //! invariants must hold (`tests/src/rig/oracle.rs`). Needs root.
 //!
 //! ```text
@@ -14,13 +14,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use harness::rig::ground;
 use harness::rig::sweep::{Bounds, Kind, sweep};
+use harness::rig::{ground, neighbour};
 
 /// Hits the agent wherever it can be hit, and looks whether what is promised holds.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Kinds: kill, failpoints, power, full, readonly, errors; all of them without
+    /// Kinds: kill, failpoints, power, full, readonly, errors, neighbour; all of them without
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     only: Vec<String>,
     /// Most points of each kind and scenario; all of them without
@@ -42,6 +42,10 @@ fn main() -> ExitCode {
     let name = std::env::args_os().next();
     if name.is_some_and(|name| Path::new(&name).file_name().is_some_and(|name| name == "maand-agent")) {
         return agent::main();
+    }
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == neighbour::WORD) {
+        neighbour::misbehave(Path::new(&words.next().expect("a directory")));
     }
     let arguments = Arguments::parse();
     let kinds: Vec<Kind> = Kind::ALL
@@ -70,18 +74,26 @@ fn main() -> ExitCode {
     println!("{:<12} {:>8} {:>9} {:>8} {:>11}", "kind", "points", "left out", "seconds", "violations");
     for tally in &tallies {
         let (seconds, violations) = (tally.took.as_secs_f64(), tally.violations.len());
-        let note = tally.skipped.as_ref().map(|why| format!("  skipped: {why}")).unwrap_or_default();
+        let note = tally.skipped.as_ref().map(|why| format!("  skipped: {why}"));
+        let note = note.or_else(|| Some(format!("  {}", tally.note.as_ref()?))).unwrap_or_default();
         println!("{:<12} {:>8} {:>9} {seconds:>8.1} {violations:>11}{note}", tally.kind, tally.points, tally.left_out);
     }
     let clean = tallies.iter().all(|tally| tally.violations.is_empty());
     if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Ctrl-C takes the mounts away first.
+/// Ctrl-C, and TERM, take the mounts away first.
 fn leave_on_interrupt() {
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async { drop(tokio::signal::ctrl_c().await) });
+        runtime.block_on(async {
+            let mut term =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = term.recv() => {}
+            }
+        });
         ground::leave();
         std::process::exit(130);
     });

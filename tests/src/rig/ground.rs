@@ -147,14 +147,20 @@ impl Ground {
         drop(std::fs::remove_file(self.place().join("filler")));
     }
 
-    /// After a power cut or an error: everything that used it is ended, and it is mounted anew.
+    /// After a power cut: everything that used it is ended, and it is mounted anew; the kernel replays the journal.
     pub fn again(&mut self) -> Result<(), String> {
         self.end_users();
         self.unmount()?;
-        // As a boot does: replays the journal, and clears the mark of an error.
-        let check = Command::new("e2fsck").args(["-fp", &shown(&self.file("image"))]).output();
+        self.mount()
+    }
+
+    /// The same after an error, whose mark is cleared first, as an operator does.
+    pub fn repaired(&mut self) -> Result<(), String> {
+        self.end_users();
+        self.unmount()?;
+        let check = Command::new("e2fsck").args(["-fy", &shown(&self.file("image"))]).output();
         let check = check.map_err(|error| format!("e2fsck: {error}"))?;
-        if check.status.code().is_none_or(|code| code > 1) {
+        if check.status.code().is_none_or(|code| code >= 4) {
             return Err(format!("e2fsck: {}", String::from_utf8_lossy(&check.stdout)));
         }
         self.mount()

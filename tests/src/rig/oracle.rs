@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use agent::reconcile::{Place, Row};
 use shared::api::v1::desired::{Fence, RunState};
 use shared::api::v1::report::{Outcome, Report};
-use shared::{ActionId, Bundle};
+use shared::{ActionId, Bundle, BundleDigest};
 
 use super::scenario::{Expected, Scenario, UNMANAGED};
 use super::tree::{Item, Listing, fingerprint, is_own, is_temporary};
@@ -42,6 +42,7 @@ pub fn reported(
     rows: &[Row],
     least: Fence,
     action: Option<ActionId>,
+    target: Option<BundleDigest>,
 ) -> Wrong {
     let mut wrong = Wrong::new();
     let told = reports.iter().filter_map(|report| report.accepted).chain([least]).max();
@@ -62,12 +63,9 @@ pub fn reported(
         if told.is_some() && told != outcome(action, row.action.as_ref()) {
             wrong.push(format!("I6: {told:?} was reported, the ledger has {:?}", row.action));
         }
-        if row.version == seen.version.clone().unwrap_or_default()
-            && let Some(bundle) = seen.bundle
-            && seen.action.as_ref().is_some_and(|seen| Some(seen.id) == action)
-            && row.place != Place::Whole(bundle)
-        {
-            wrong.push(format!("I6: {bundle} was reported as whole, the ledger has {:?}", row.place));
+        // From what is wished for there is no way back.
+        if seen.bundle.is_some() && seen.bundle == target && row.place != target.map_or(Place::Empty, Place::Whole) {
+            wrong.push(format!("I6: {:?} was reported as whole, the ledger has {:?}", seen.bundle, row.place));
         }
     }
     wrong
@@ -106,7 +104,7 @@ pub fn crashed(
                 if item.kind != "file" || !(old || new || scenario.pinned == Some(path)) {
                     wrong.push(format!("I2: {path} is of neither bundle"));
                 }
-                let listed = row.is_some_and(|row| row.list.get(path).is_some());
+                let listed = row.is_some_and(|row| row.before().entries().any(|entry| entry.path.as_str() == path));
                 if !listed && !unmanaged(path) {
                     wrong.push(format!("I7: {path} is there, and in no list of the ledger ({place:?})"));
                 }
@@ -191,8 +189,8 @@ pub fn seen_of(tree: &Listing) -> String {
     fingerprint(managed(tree).map(|(path, item)| (path.as_str(), item.mode, item.uid, item.content.as_str())))
 }
 
-/// I4 and I8; `state` is what is wished for.
-pub fn kept(before: &Listing, now: &Listing, state: RunState) -> Wrong {
+/// I4, and I8 unless the tree was removed meanwhile; `state` is what was wished for.
+pub fn kept(before: &Listing, now: &Listing, state: RunState, removed: bool) -> Wrong {
     if state == RunState::Purged {
         return Wrong::new();
     }
@@ -210,7 +208,7 @@ pub fn kept(before: &Listing, now: &Listing, state: RunState) -> Wrong {
             .map(|path| format!("I4: {path} is new")),
     );
     for (path, old) in before.iter().filter(|(_, item)| item.kind == "dir") {
-        if now.get(path).is_some_and(|new| new.kind == "dir" && new.inode != old.inode) {
+        if !removed && now.get(path).is_some_and(|new| new.kind == "dir" && new.inode != old.inode) {
             wrong.push(format!("I8: directory {path:?} is another one"));
         }
     }
@@ -221,7 +219,8 @@ pub fn kept(before: &Listing, now: &Listing, state: RunState) -> Wrong {
 pub fn outside(before: &Listing, now: &Listing, names: &[String]) -> Wrong {
     let paths: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let changed = paths.into_iter().filter(|path| before.get(*path) != now.get(*path));
-    let mut wrong: Wrong = changed.map(|path| format!("I5: {path} changed")).collect();
+    let mut wrong: Wrong =
+        changed.map(|path| format!("I5: {path} was {:?}, is {:?}", before.get(path), now.get(path))).collect();
     let known = ["worker.json", "jobs.json", "jobs", "bin", ".maand"];
     wrong.extend(
         names.iter().filter(|name| !known.contains(&name.as_str())).map(|name| format!("I5: {name} is left over")),

@@ -76,7 +76,7 @@ pub struct Rig {
 }
 
 /// An agent, traced or not.
-enum Agent {
+pub(super) enum Agent {
     Plain(Running),
     Traced(Tracing),
 }
@@ -92,7 +92,7 @@ impl Agent {
 
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// The state is reached; what became of its action.
     Done(Option<Outcome>),
     /// The agent ended.
@@ -235,7 +235,11 @@ impl Rig {
         }
         if matches!(hit, Hit::Cut(..) | Hit::Readonly(_)) {
             self.ground.unbind("pinned");
-            self.ground.again()?;
+            if matches!(hit, Hit::Cut(..)) {
+                self.ground.again()?
+            } else {
+                self.ground.repaired()?
+            }
             if let Some(path) = scenario.pinned.filter(|path| self.job_dir().join(path).is_file()) {
                 self.ground.bind(&self.job_dir().join(path), "pinned")?;
             }
@@ -243,11 +247,12 @@ impl Rig {
 
         let (fence, rows) = self.ledger()?;
         let row = rows.iter().find(|row| row.alloc_id == self.alloc);
+        let mine = (wish.state == RunState::Running).then(|| bundle.digest());
         let crashed = tree::list(&self.job_dir());
         let least = if scenario.placed { self.saved } else { Fence::default() };
-        seen.wrong.extend(oracle::reported(&self.controller.reports(), fence, &rows, least, action));
+        seen.wrong.extend(oracle::reported(&self.controller.reports(), fence, &rows, least, action, mine));
         seen.wrong.extend(oracle::crashed(scenario, &before, &crashed, row, &target, &bundle));
-        seen.wrong.extend(oracle::kept(&before, &crashed, wish.state));
+        seen.wrong.extend(oracle::kept(&before, &crashed, wish.state, false));
 
         // It starts again, and what it is told may be something else by now.
         let wish = scenario.then.clone().unwrap_or(wish);
@@ -307,9 +312,8 @@ impl Rig {
                 seen.wrong.extend(oracle::directories(&before, &now, &expected, private));
             }
         }
-        // A tree that was emptied and filled again has no directories to keep.
         let began = if scenario.then.is_some() { scenario.wish.state } else { wish.state };
-        seen.wrong.extend(oracle::kept(&before, &now, began));
+        seen.wrong.extend(oracle::kept(&before, &now, began, began != wish.state));
         seen.wrong.extend(oracle::outside(&outside, &self.outside(), &names(self.layout().bucket())));
         if wish.state == RunState::Running {
             let left = names(&self.layout().own()).into_iter().filter(|name| name.starts_with("pack-"));
@@ -349,7 +353,7 @@ impl Rig {
         Tracing::start(&self.command(), &self.ground.place(), act.0, act.1, &log).map(Agent::Traced)
     }
 
-    fn wait(
+    pub(super) fn wait(
         &self,
         wish: &Wish,
         bundle: &Bundle,
@@ -388,7 +392,7 @@ impl Rig {
     }
 
     /// A newer state than any before, with an action of its own.
-    fn document(&mut self, wish: &Wish, bundle: &Bundle) -> DesiredState {
+    pub(super) fn document(&mut self, wish: &Wish, bundle: &Bundle) -> DesiredState {
         self.seq += 1;
         let action = wish.action.map(|kind| DesiredAction {
             id: ActionId::from_uuid(uuid::Uuid::new_v4()),
@@ -422,7 +426,7 @@ impl Rig {
         }
     }
 
-    fn offer(&self, files: &[scenario::File]) {
+    pub(super) fn offer(&self, files: &[scenario::File]) {
         let contents = files.iter().map(|file| file.2.clone().into_bytes()).collect::<Vec<_>>();
         self.controller.offer_bundle(&scenario::bundle(files), contents);
     }
@@ -438,7 +442,7 @@ impl Rig {
         command
     }
 
-    fn start(&self) -> Running {
+    pub(super) fn start(&self) -> Running {
         Running::start("agent", self.command(), &self.ground.file("agent.log"))
     }
 
@@ -453,7 +457,7 @@ impl Rig {
     }
 
     /// Everything outside of what is the agent's to write.
-    fn outside(&self) -> Listing {
+    pub(super) fn outside(&self) -> Listing {
         let bucket = self.layout().bucket().strip_prefix(self.ground.place()).unwrap().display().to_string();
         let job = format!("{bucket}/jobs/{}", self.job);
         let mine = |path: &str| {
@@ -488,7 +492,7 @@ impl Rig {
         std::fs::read_to_string(self.ran()).unwrap_or_default()
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.ground.file("agent.log")).unwrap_or_default()
     }
 }

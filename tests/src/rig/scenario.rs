@@ -138,10 +138,12 @@ pub fn expected(files: &[File], scenario: &Scenario) -> Vec<Expected> {
         return all;
     }
     let removed = scenario.then.is_some() && scenario.wish.state == RunState::Absent;
-    for (path, mode, uid, content) in CHANGED.iter().filter(|changed| changed.3.is_none()) {
+    // What was edited is overwritten by the next placement; where there was none it stays.
+    for (path, mode, uid, content) in CHANGED.iter().filter(|changed| removed || changed.3.is_none()) {
         let mut kept = all.clone();
-        kept.iter_mut().filter_map(|one| one.get_mut(*path)).for_each(|file| (file.0, file.1) = (*mode, *uid));
-        debug_assert!(content.is_none());
+        kept.iter_mut().filter_map(|one| one.get_mut(*path)).for_each(|file| {
+            *file = (*mode, *uid, content.map_or(file.2.clone(), hash));
+        });
         all = if removed { kept.into_iter().chain(all).collect() } else { kept };
     }
     for (path, content) in UNMANAGED {

@@ -10,6 +10,9 @@ use super::ground::{Cut, Ground};
 use super::point::{Hit, Rig, Seen};
 use super::scenario::{self, Scenario};
 
+/// How many states are applied beside a neighbour.
+const APPLIES: usize = 1000;
+
 /// A kind of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -25,11 +28,14 @@ pub enum Kind {
     Readonly,
     /// A call fails once.
     Errors,
+    /// Another user is at work in the job's tree.
+    Neighbour,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Kill, Self::Failpoints, Self::Power, Self::Full, Self::Readonly, Self::Errors];
+    pub const ALL: [Self; 7] =
+        [Self::Kill, Self::Failpoints, Self::Power, Self::Full, Self::Readonly, Self::Errors, Self::Neighbour];
 
     /// Its word.
     pub fn word(self) -> &'static str {
@@ -40,6 +46,7 @@ impl Kind {
             Self::Full => "full",
             Self::Readonly => "readonly",
             Self::Errors => "errors",
+            Self::Neighbour => "neighbour",
         }
     }
 
@@ -74,6 +81,8 @@ pub struct Tally {
     pub violations: Vec<String>,
     /// How long it took.
     pub took: Duration,
+    /// What else there is to say.
+    pub note: Option<String>,
     /// Why it was not done at all.
     pub skipped: Option<String>,
 }
@@ -93,6 +102,11 @@ pub fn sweep(program: &Path, kinds: &[Kind], bounds: &Bounds, mut say: impl FnMu
             Some(why) if kind.needs_image() => tally.skipped = Some(why.clone()),
             _ if *kind == Kind::Failpoints && !cfg!(feature = "failpoints") => {
                 tally.skipped = Some("built without --features failpoints".to_owned());
+            }
+            _ if *kind == Kind::Neighbour => {
+                let most = bounds.points.map_or(APPLIES, |points| points * 10);
+                rig.neighbour(most, bounds.limit, &mut tally)?;
+                tally.violations.iter().for_each(|violation| say(violation));
             }
             _ => each_scenario(&mut rig, *kind, bounds, &mut tally, &mut say)?,
         }
@@ -184,7 +198,7 @@ fn hits(rig: &mut Rig, kind: Kind, scenario: &Scenario, tally: &mut Tally) -> Re
             let steps = (0..128).chain(4096 - 4..4096 + 128).map(|step| Hit::Filled(step * 4096));
             calls.map(Hit::FullAt).chain(steps).collect()
         }
-        Kind::Failpoints => Vec::new(),
+        Kind::Failpoints | Kind::Neighbour => Vec::new(),
     })
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,6 +17,8 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+
+use super::calls;
 
 /// What happens at the call.
 pub enum Act {
@@ -63,6 +64,7 @@ pub struct Tracing {
 impl Tracing {
     /// Starts `command`; what happens at call `n` (from 1) is `act`. Calls on files outside `place` do not count.
     pub fn start(command: &Command, place: &Path, n: usize, act: Act, log: &File) -> Result<Self, String> {
+        calls::supported()?;
         let (over, hit) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let stopped = stopped(command, log).map_err(|error| error.to_string())?;
         let (tell, told) = std::sync::mpsc::channel();
@@ -71,10 +73,8 @@ impl Tracing {
         // Everything about a traced process is asked by the thread that traces it.
         let tracer = std::thread::spawn(move || {
             let pid = begin(stopped);
-            let failed = pid.is_err();
             let _told = tell.send(pid.clone());
             let Ok(pid) = pid.map_err(drop) else { return Traced::default() };
-            debug_assert!(!failed);
             let traced = Tracer { pid, place, n, act: Some(act), hit: is_hit, threads: HashMap::new() }.run();
             is_over.store(true, Ordering::SeqCst);
             traced
@@ -202,17 +202,14 @@ impl Tracer {
     fn call(&mut self, pid: Pid, traced: &mut Traced) {
         let state = *self.threads.entry(pid).or_default();
         if state.inside {
-            if let (Some(errno), Ok(mut registers)) = (state.answer, ptrace::getregs(pid)) {
-                registers.rax = (-i64::from(errno)).cast_unsigned();
-                let _gone = ptrace::setregs(pid, registers);
+            if let Some(errno) = state.answer {
+                calls::answer(pid, errno);
             }
             self.threads.insert(pid, Thread::default());
             return;
         }
         let mut next = Thread { inside: true, answer: None };
-        if let Ok(mut registers) = ptrace::getregs(pid)
-            && let Some(name) = mutating(&self.place, pid, &registers)
-        {
+        if let Some(name) = calls::mutating(&self.place, pid) {
             traced.calls += 1;
             if traced.calls == self.n {
                 traced.at = Some(name);
@@ -220,8 +217,7 @@ impl Tracer {
                 match self.act.take() {
                     Some(Act::Kill) => drop(kill(self.pid, Signal::SIGKILL)),
                     Some(Act::Fail(errno)) => {
-                        registers.orig_rax = u64::MAX;
-                        let _gone = ptrace::setregs(pid, registers);
+                        calls::refuse(pid);
                         next.answer = Some(errno);
                     }
                     Some(Act::Then(then)) => then(),
@@ -235,64 +231,4 @@ impl Tracer {
         }
         self.threads.insert(pid, next);
     }
-}
-
-/// The call that a thread is about to make, if it is one that changes a file of `place`.
-fn mutating(place: &Path, pid: Pid, registers: &libc::user_regs_struct) -> Option<String> {
-    let writes = i64::from(libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC);
-    let (first, second, third) = (registers.rdi, registers.rsi, registers.rdx);
-    let by_descriptor = |name: &str, descriptor: u64| {
-        let file = std::fs::read_link(format!("/proc/{pid}/fd/{}", descriptor as i32)).ok()?;
-        file.starts_with(place).then(|| format!("{name}({})", file.display()))
-    };
-    let by_path = |name: &str, address: u64| {
-        let path = text(pid, address)?;
-        (!path.starts_with('/') || Path::new(&path).starts_with(place)).then(|| format!("{name}({path})"))
-    };
-    let opening = |name: &str, address: u64, flags: u64| {
-        if flags.cast_signed() & writes == 0 { None } else { by_path(name, address) }
-    };
-    match registers.orig_rax.cast_signed() {
-        libc::SYS_open => opening("open", first, second),
-        libc::SYS_openat => opening("openat", second, third),
-        libc::SYS_write => by_descriptor("write", first),
-        libc::SYS_pwrite64 => by_descriptor("pwrite64", first),
-        libc::SYS_writev => by_descriptor("writev", first),
-        libc::SYS_ftruncate => by_descriptor("ftruncate", first),
-        libc::SYS_fallocate => by_descriptor("fallocate", first),
-        libc::SYS_fsync => by_descriptor("fsync", first),
-        libc::SYS_fdatasync => by_descriptor("fdatasync", first),
-        libc::SYS_fchmod => by_descriptor("fchmod", first),
-        libc::SYS_fchown => by_descriptor("fchown", first),
-        libc::SYS_sendfile => by_descriptor("sendfile", first),
-        libc::SYS_copy_file_range => by_descriptor("copy_file_range", third),
-        libc::SYS_mkdir => by_path("mkdir", first),
-        libc::SYS_rmdir => by_path("rmdir", first),
-        libc::SYS_unlink => by_path("unlink", first),
-        libc::SYS_rename => by_path("rename", first),
-        libc::SYS_chmod => by_path("chmod", first),
-        libc::SYS_chown => by_path("chown", first),
-        libc::SYS_truncate => by_path("truncate", first),
-        libc::SYS_mkdirat => by_path("mkdirat", second),
-        libc::SYS_unlinkat => by_path("unlinkat", second),
-        libc::SYS_renameat => by_path("renameat", second),
-        libc::SYS_renameat2 => by_path("renameat2", second),
-        libc::SYS_linkat => by_path("linkat", second),
-        libc::SYS_fchmodat => by_path("fchmodat", second),
-        libc::SYS_fchownat => by_path("fchownat", second),
-        _ => None,
-    }
-}
-
-fn text(pid: Pid, address: u64) -> Option<String> {
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-    let mut bytes = vec![0; 4096];
-    // Not over the end of a page, which may be the last one.
-    let most = 4096 - usize::try_from(address % 4096).ok()?;
-    let mut read = memory.read_at(&mut bytes[..most], address).ok()?;
-    if !bytes[..read].contains(&0) {
-        read += memory.read_at(&mut bytes[read..], address + read as u64).ok()?;
-    }
-    let end = bytes[..read].iter().position(|byte| *byte == 0)?;
-    Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
 }
