@@ -10,7 +10,6 @@ use shared::{AllocId, WorkerId};
 
 use super::{During, Error, Result, from_json, operations, parsed, to_json};
 use crate::model::Promoted;
-use crate::plan::needs::{Lacking, TOOLS};
 
 /// How long after its last word an agent counts as online while no request of it is waited on.
 const ONLINE_MS: i64 = 75_000;
@@ -229,23 +228,16 @@ pub fn agents(connection: &Connection) -> Result<BTreeMap<WorkerId, Agent>> {
     Ok(found)
 }
 
-/// Which of the tools that make targets need is missing where, as agents said last; none where all are there, or
-/// nothing was said.
-pub fn lacking(connection: &Connection) -> Result<Lacking> {
+/// What every agent measured last.
+pub fn facts(connection: &Connection) -> Result<BTreeMap<WorkerId, WorkerFacts>> {
     let mut select = connection
         .prepare_cached("SELECT worker_id, facts FROM observed_worker WHERE facts IS NOT NULL")
-        .during("reading workers' facts")?;
-    let rows = select
-        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
-        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-        .during("reading workers' facts")?;
-    let mut found = Lacking::new();
-    for (id, facts) in rows {
-        let facts: WorkerFacts = from_json("observed_worker.facts", &facts)?;
-        let missing: Vec<_> = TOOLS.into_iter().filter(|tool| !facts.tools.iter().any(|has| has == tool)).collect();
-        if !missing.is_empty() {
-            found.insert(parsed("observed_worker.worker_id", &id)?, missing);
-        }
+        .during("reading what agents measured")?;
+    let mut rows = select.query([]).during("reading what agents measured")?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().during("reading what agents measured")? {
+        let (id, facts): (String, String) = pair(row)?;
+        found.insert(parsed("observed_worker.worker_id", &id)?, from_json("observed_worker.facts", &facts)?);
     }
     Ok(found)
 }

@@ -9,7 +9,7 @@ use shared::{JobName, RunId, WorkerId};
 use super::step::record;
 use crate::catalog::{self, Catalog, agents, bundles, desired, kv, observed, read};
 use crate::model::Snapshot;
-use crate::plan::needs::Lacking;
+use crate::plan::needs::{self, Lacking};
 use crate::plan::{self, Changed, Known, Options, Plan};
 use crate::rollout::{Effect, late};
 
@@ -62,8 +62,9 @@ impl Survey {
         let reads = read::job_inputs(tx)?;
         let volatile = reads.into_iter().filter(|(_, (_, reads))| reads.of_hooks()).map(|(job, _)| job).collect();
         // Who is not there, or not heard yet, may have it by now.
-        let mut lacking = if is_served { observed::lacking(tx)? } else { Lacking::new() };
-        lacking.retain(|worker, _| online.contains(worker));
+        let facts = if is_served { observed::facts(tx)? } else { BTreeMap::new() };
+        let there = facts.iter().filter(|(worker, _)| online.contains(worker));
+        let lacking = needs::lacking(there.map(|(worker, facts)| (*worker, facts)));
         Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, volatile, joined, lacking })
     }
 

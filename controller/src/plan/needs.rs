@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use shared::api::v1::facts::WorkerFacts;
 use shared::{ActionKind, WorkerId};
 
 use super::Move;
@@ -11,6 +12,14 @@ pub const TOOLS: [&str; 2] = ["make", "sh"];
 
 /// Which of [`TOOLS`] a worker has not, by what its agent said last. Only workers whose agent is there.
 pub type Lacking = BTreeMap<WorkerId, Vec<&'static str>>;
+
+/// What is missing where, by what agents measured.
+pub fn lacking<'a>(facts: impl IntoIterator<Item = (WorkerId, &'a WorkerFacts)>) -> Lacking {
+    let missing = |facts: &WorkerFacts| -> Vec<&'static str> {
+        TOOLS.into_iter().filter(|tool| !facts.tools.iter().any(|has| has == tool)).collect()
+    };
+    facts.into_iter().map(|(worker, facts)| (worker, missing(facts))).filter(|(_, lacks)| !lacks.is_empty()).collect()
+}
 
 /// Why these are not begun: the targets of all of them could not be run.
 pub fn refused(moves: &[Move], lacking: &Lacking) -> Option<String> {
@@ -40,8 +49,11 @@ mod tests {
             new_version: "1.0.0".into(),
             matched: Vec::new(),
         };
-        let lacking = |n: u128, tools: &[&'static str]| (WorkerId::from_uuid(Uuid::from_u128(n)), tools.to_vec());
-        let lacking: Lacking = [lacking(2, &["make"]), lacking(3, &["make", "sh"])].into();
+        let worker = |n| WorkerId::from_uuid(Uuid::from_u128(n));
+        let has =
+            |tools: &[&str]| WorkerFacts { tools: tools.iter().map(|&t| t.to_owned()).collect(), ..Default::default() };
+        let facts = [(worker(1), has(&["make", "sh"])), (worker(2), has(&["sh"])), (worker(3), has(&[]))];
+        let lacking = lacking(facts.iter().map(|(worker, facts)| (*worker, facts)));
         let moves = [step(1, ActionKind::Start), step(2, ActionKind::Start), step(3, ActionKind::Restart)];
         let why = refused(&moves, &lacking).unwrap();
         assert_eq!(why, "make targets cannot run: w2 has no make, w3 has no make and no sh");
