@@ -176,7 +176,6 @@ fn what_the_guide_quotes_is_what_the_programs_have() {
         ("the deploy is paused", vec!["the deploy is paused"]),
         ("no agent has joined for 10.0.0.1", vec!["no agent has joined for {host}"]),
         ("did not pick up its work within 60 s", vec!["did not pick up its work within {waited_s} s"]),
-        ("the certificate of its agent has ended", vec!["the certificate of its agent has ended"]),
         ("make targets cannot run", vec!["make targets cannot run"]),
         (
             "deploy: removed worker X unreachable, assuming dead",
