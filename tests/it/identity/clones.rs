@@ -30,7 +30,7 @@ fn another_machine(bucket: &Bucket, id: char) -> Option<Vec<String>> {
     Some(words)
 }
 
-fn on<'a>(words: &'a [String]) -> Vec<&'a str> {
+fn on(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 
