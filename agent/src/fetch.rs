@@ -146,7 +146,8 @@ fn fetch_pack(
     let fetched = net.block_on(client.pack(&want, have, tag.as_deref(), cap, began, &mut file));
     let fetched = fetched.map_err(|source| Error::Call { what: "a pack", source });
     if let Err(error) = fetched {
-        if matches!(&error, Error::Call { source: Failed::TooLong(_) | Failed::Refused { .. }, .. }) {
+        // A controller that is busy, or had trouble, has the rest of the same pack later.
+        if matches!(&error, Error::Call { source: Failed::TooLong(_) | Failed::Refused { status: ..429, .. }, .. }) {
             drop(std::fs::remove_file(&path));
         }
         return Err(error);

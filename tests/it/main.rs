@@ -15,6 +15,7 @@ mod gc;
 mod health;
 mod help;
 mod hooks;
+mod hostile;
 mod incremental;
 mod join;
 mod logs;

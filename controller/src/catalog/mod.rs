@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod desired;
 pub mod gc;
 pub mod kv;
+pub mod logged;
 pub mod observed;
 pub mod operations;
 pub mod publish;

@@ -13,6 +13,10 @@ use super::{During, Result, from_json, parsed, to_json};
 /// How long what is closed stays for whoever wants to look, milliseconds.
 const KEPT_MS: i64 = 24 * 3600 * 1000;
 
+/// Most bytes of one operation's output that are kept for who follows it. Agents cut each of its two
+/// streams to 2 MiB; what a job's logs say may be followed for long.
+const MAX_OUTPUT: u64 = 256 << 20;
+
 /// What became of adding one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
@@ -255,8 +259,16 @@ fn known(connection: &Connection, worker: WorkerId, id: OperationId) -> Result<b
         .during("looking up an operation")
 }
 
-/// Takes in a stretch of output, for whoever follows.
+/// Takes in a stretch of output, for whoever follows. What is more than an agent sends of one operation
+/// is left to the logs.
 pub fn append(connection: &Connection, output: &Output) -> Result<()> {
+    let kept: u64 = connection
+        .prepare_cached("SELECT coalesce(sum(length(bytes)), 0) FROM operation_output WHERE operation_id = ?1")
+        .and_then(|mut select| select.query_row([output.id.to_string()], |row| row.get(0)))
+        .during("measuring output")?;
+    if kept > MAX_OUTPUT {
+        return Ok(());
+    }
     connection
         .prepare_cached("INSERT INTO operation_output (operation_id, stream, omitted, bytes) VALUES (?1, ?2, ?3, ?4)")
         .and_then(|mut insert| {

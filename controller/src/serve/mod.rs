@@ -1,14 +1,19 @@
 //! Edge: the server that agents dial. It reads what workers should run, writes what they say, and
 //! decides nothing: no hooks, no workspace.
 
+mod bounds;
 mod connection;
 mod database;
+mod download;
 mod error;
 mod halt;
 mod identity;
 mod lock;
 pub mod notify;
+mod presence;
+mod quiet;
 mod rate;
+mod stall;
 mod v1;
 
 use std::net::SocketAddr;
@@ -48,8 +53,10 @@ pub(crate) struct State {
     certificate: Vec<u8>,
     wakers: notify::Wakers,
     halt: halt::Halt,
-    connected: connection::Connected,
+    connected: presence::Connected,
     rates: rate::Rates,
+    refusals: quiet::Quiet,
+    downloads: download::Downloads,
     log: Arc<BucketLog>,
     /// True once the end was asked for.
     ending: watch::Receiver<bool>,
@@ -109,8 +116,10 @@ impl Server {
             certificate,
             wakers,
             halt,
-            connected: connection::Connected::default(),
+            connected: presence::Connected::default(),
             rates: rate::Rates::default(),
+            refusals: quiet::Quiet::default(),
+            downloads: download::Downloads::default(),
             log,
             ending: ending.clone(),
         });

@@ -1,4 +1,5 @@
-//! How often a worker may ask: a bucket of tokens for each, the clock an argument.
+//! How often a worker may ask, and how much output it may send: a bucket of tokens for each, the clock an
+//! argument.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,23 +12,48 @@ const BURST: u32 = 200;
 /// One more request each.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// Bytes of output at once: what many jobs say when they all start.
+const OUTPUT_BURST: u64 = 64 << 20;
+/// Bytes of output a second.
+const OUTPUT_PER_SECOND: u64 = 2 << 20;
+
 /// The rates of all workers.
 #[derive(Debug, Default)]
-pub(crate) struct Rates(Mutex<HashMap<WorkerId, Instant>>);
+pub(crate) struct Rates {
+    requests: Mutex<HashMap<WorkerId, Instant>>,
+    output: Mutex<HashMap<WorkerId, Instant>>,
+}
 
 impl Rates {
     /// Whether `worker` may ask now.
     pub(crate) fn allow(&self, worker: WorkerId, now: Instant) -> bool {
-        let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The moment at which the bucket would be full again (GCRA).
-        let full = rates.entry(worker).or_insert(now);
-        let next = (*full).max(now) + INTERVAL;
-        let allowed = next.duration_since(now) <= INTERVAL * BURST;
-        if allowed {
-            *full = next;
-        }
-        allowed
+        pass(&self.requests, worker, now, INTERVAL, INTERVAL * BURST)
     }
+
+    /// Whether `worker` may send `bytes` of output now. What is refused is sent again later.
+    pub(crate) fn allow_output(&self, worker: WorkerId, bytes: usize, now: Instant) -> bool {
+        let time = |bytes: u64| Duration::from_micros(bytes.saturating_mul(1_000_000) / OUTPUT_PER_SECOND);
+        pass(&self.output, worker, now, time(bytes as u64), time(OUTPUT_BURST))
+    }
+}
+
+/// Takes `cost` of a bucket that holds `burst` and fills with time (GCRA).
+fn pass(
+    rates: &Mutex<HashMap<WorkerId, Instant>>,
+    worker: WorkerId,
+    now: Instant,
+    cost: Duration,
+    burst: Duration,
+) -> bool {
+    let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
+    // The moment at which the bucket would be full again.
+    let full = rates.entry(worker).or_insert(now);
+    let next = (*full).max(now) + cost;
+    let allowed = next.duration_since(now) <= burst;
+    if allowed {
+        *full = next;
+    }
+    allowed
 }
 
 #[cfg(test)]
@@ -44,5 +70,18 @@ mod tests {
         assert_eq!(passed, BURST as usize);
         assert!(rates.allow(worker(2), begin));
         assert!(rates.allow(worker(1), begin + INTERVAL * 2));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn output_is_measured_in_bytes() {
+        let rates = Rates::default();
+        let worker = |n| WorkerId::from_uuid(uuid::Uuid::from_u128(n));
+        let begin = Instant::now();
+        let batch = 256 << 10;
+        let passed = (0..1000).filter(|_| rates.allow_output(worker(1), batch, begin)).count();
+        assert_eq!(passed as u64 * batch as u64, OUTPUT_BURST);
+        assert!(rates.allow_output(worker(2), batch, begin));
+        assert!(rates.allow_output(worker(1), batch, begin + Duration::from_secs(1)));
     }
 }
