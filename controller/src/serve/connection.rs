@@ -63,7 +63,14 @@ pub(crate) async fn accept(
         // Over the bound a connection is closed at once: its agent comes back later.
         match bounds.enter(address.ip()) {
             Some(place) => {
-                connections.spawn(connection(stream, address, acceptor.clone(), state.clone(), graceful.clone(), place));
+                connections.spawn(connection(
+                    stream,
+                    address,
+                    acceptor.clone(),
+                    state.clone(),
+                    graceful.clone(),
+                    place,
+                ));
             }
             None => refused(&state, address, "there are too many connections"),
         }

@@ -81,8 +81,11 @@ fn write_log(state: &State, address: SocketAddr, peer: Option<&Peer>, path: &str
         Some(Peer::Nobody) | None => "nobody".to_owned(),
     };
     let why = refusal.internal.as_deref().unwrap_or(&refusal.message);
-    let msg =
-        format!("{who} at {address}: {path}: {} {}: {why} (request {id}){left_out}", refusal.status.as_u16(), refusal.error);
+    let msg = format!(
+        "{who} at {address}: {path}: {} {}: {why} (request {id}){left_out}",
+        refusal.status.as_u16(),
+        refusal.error
+    );
     let line = Line {
         level: if refusal.status.is_server_error() { "error" } else { "warn" },
         event: Some(if path == v1::ENROL { "enrol_refused" } else { "request_refused" }),

@@ -16,10 +16,10 @@ use shared::api::v1::desired::{Envelope, Fence};
 use crate::catalog::{agents, desired, observed};
 use crate::clock;
 use crate::serve::State;
-use crate::serve::presence::touch;
 use crate::serve::ended;
 use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
+use crate::serve::presence::touch;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Ask {

@@ -12,9 +12,9 @@ use shared::api::v1::report::{ObservedAllocation, Report};
 use crate::catalog::observed::{self, Accepted};
 use crate::clock;
 use crate::serve::State;
-use crate::serve::presence::touch;
 use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
+use crate::serve::presence::touch;
 use crate::telemetry::Line;
 
 /// Most allocations in a report.
