@@ -147,6 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "the clock of the test is tokio's, and paused")]
     async fn a_download_ends_however_slowly_it_is_taken() {
         let download = Downloads::default().begin(worker(1)).unwrap();
         let mut paced = Paced::new(tokio::io::repeat(7), 80 << 10, download);
