@@ -1,6 +1,7 @@
 //! Edge: HTTP to the controller, typed by `shared::api`. Every answer has a cap, every call a limit.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufReader, Seek, SeekFrom, Write};
 use std::time::Duration;
 
 use reqwest::header::{ETAG, IF_RANGE, RANGE, RETRY_AFTER};
@@ -17,6 +18,8 @@ use shared::api::v1::want::{BundleAnswer, WantList};
 use shared::api::{self, v1};
 use thiserror::Error;
 
+use crate::clock;
+
 /// Time to connect, the handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence while an answer comes in.
@@ -25,6 +28,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(30);
 /// Time for a bundle's list or a pack, its length aside.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// How long a download may be slower than [`SLOWEST`].
+const GRACE: Duration = Duration::from_secs(60);
+/// Bytes a second: a controller that is slower than that, on the whole, is left and asked anew, so that it
+/// cannot hold up what else there is to do.
+const SLOWEST: u64 = 1 << 10;
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
@@ -48,6 +57,9 @@ pub enum Failed {
     /// Not of the message's form.
     #[error("the answer is not of its form")]
     Form(#[source] serde_json::Error),
+    /// It comes, but so slowly that trying anew is better.
+    #[error("the answer comes too slowly: {0} bytes in {1} s")]
+    TooSlow(u64, u64),
     /// Where the answer should go.
     #[error("the answer cannot be stored")]
     Store(#[source] std::io::Error),
@@ -109,6 +121,33 @@ async fn read(mut response: Response, cap: usize) -> Result<Vec<u8>, Failed> {
     Ok(body)
 }
 
+/// Writes an answer to `out`, which has its first `have` bytes already. On an error `out` has what came
+/// until then.
+async fn received(mut response: Response, have: u64, cap: u64, out: &mut impl Write) -> Result<(), Failed> {
+    let began = clock::instant();
+    let mut total = have;
+    loop {
+        let chunk = match tokio::time::timeout(SILENCE, response.chunk()).await {
+            Ok(chunk) => chunk.map_err(Failed::Transport)?,
+            Err(_) => return Err(Failed::TooSlow(total - have, began.elapsed().as_secs())),
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
+        total += chunk.len() as u64;
+        if total > cap {
+            return Err(Failed::TooLong(usize::try_from(cap).unwrap_or(usize::MAX)));
+        }
+        out.write_all(&chunk).map_err(Failed::Store)?;
+        if too_slow(total - have, began.elapsed()) {
+            return Err(Failed::TooSlow(total - have, began.elapsed().as_secs()));
+        }
+    }
+}
+
+/// Whether `bytes` in `took` are fewer than a download has to bring.
+fn too_slow(bytes: u64, took: Duration) -> bool {
+    took > GRACE && bytes < took.as_secs() * SLOWEST
+}
+
 /// Answer to a poll.
 #[derive(Debug)]
 pub enum Polled {
@@ -162,13 +201,21 @@ impl Client {
         Ok((Polled::Newer(envelope), clock_ms))
     }
 
-    /// A bundle's list.
-    pub async fn bundle(&self, digest: &BundleDigest, base: Option<&BundleDigest>) -> Result<BundleAnswer, Failed> {
+    /// A bundle's list. It goes through `scratch`, an empty file: as text it may be longer than what it stands
+    /// for, and memory is for the latter alone.
+    pub async fn bundle(
+        &self,
+        digest: &BundleDigest,
+        base: Option<&BundleDigest>,
+        mut scratch: File,
+    ) -> Result<BundleAnswer, Failed> {
         let base = base.map(|base| format!("?base={base}")).unwrap_or_default();
         let path = format!("{}/{digest}{base}", v1::BUNDLES);
         let response = self.request(Method::GET, &path, LONG).send().await;
         let response = checked(response.map_err(Failed::Transport)?).await?;
-        serde_json::from_slice(&read(response, v1::BUNDLE_CAP).await?).map_err(Failed::Form)
+        received(response, 0, v1::BUNDLE_CAP as u64, &mut scratch).await?;
+        scratch.seek(SeekFrom::Start(0)).map_err(Failed::Store)?;
+        serde_json::from_reader(BufReader::with_capacity(64 << 10, scratch)).map_err(Failed::Form)
     }
 
     /// Fetches a pack into `out`, whose first `have` bytes are there already and carry `etag`. Returns
@@ -186,23 +233,11 @@ impl Client {
         if let (1.., Some(etag)) = (have, etag) {
             request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, etag);
         }
-        let mut response = checked(request.send().await.map_err(Failed::Transport)?).await?;
+        let response = checked(request.send().await.map_err(Failed::Transport)?).await?;
         let tag = response.headers().get(ETAG).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
         began(tag, resumed).map_err(Failed::Store)?;
-        let mut total = if resumed { have } else { 0 };
-        loop {
-            let chunk = match tokio::time::timeout(SILENCE, response.chunk()).await {
-                Ok(chunk) => chunk.map_err(Failed::Transport)?,
-                Err(_) => return Err(Failed::Store(std::io::ErrorKind::TimedOut.into())),
-            };
-            let Some(chunk) = chunk else { return Ok(()) };
-            total += chunk.len() as u64;
-            if total > cap {
-                return Err(Failed::TooLong(usize::try_from(cap).unwrap_or(usize::MAX)));
-            }
-            out.write_all(&chunk).map_err(Failed::Store)?;
-        }
+        received(response, if resumed { have } else { 0 }, cap, out).await
     }
 
     /// Sends a report; durable with the controller when this returns `Ok`.
@@ -215,5 +250,19 @@ impl Client {
     pub async fn logs(&self, batch: &LogBatch) -> Result<(), Failed> {
         let response = self.post(v1::LOGS, batch, SHORT)?.send().await;
         checked(response.map_err(Failed::Transport)?).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_line_is_borne_and_a_trickle_is_not() {
+        let seconds = Duration::from_secs;
+        assert!(!too_slow(0, seconds(60)), "a controller may be busy first");
+        assert!(too_slow(61, seconds(61)), "a byte a second");
+        assert!(!too_slow(61 << 10, seconds(61)));
+        assert!(!too_slow(400 << 20, seconds(24 * 3600)), "half a gigabyte in a day");
     }
 }

@@ -33,7 +33,7 @@ impl Workshop {
             Place::Whole(digest) => Some((digest, &row.list)),
             Place::Empty | Place::Applying { .. } => None,
         };
-        let new = fetch::list(&self.net, &self.client, to, base).map_err(fetch)?;
+        let new = fetch::list(&self.net, &self.client, &self.layout, to, base).map_err(fetch)?;
         let alone = alone::try_take(&self.layout.own(), row.job.as_str()).map_err(|error| apply(&error))?;
         let Some(_alone) = alone else { return Err(Held::Apply("maand-agent make is at work on it".to_owned())) };
         let tree = Tree::open(&self.layout.job(&row.job), true).map_err(|error| apply(&error))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::api::v1::logs::Stream;
-use shared::api::v1::operation::{MAX_OPEN, MAX_SCRIPTS, ObservedOperation, Operation, Work};
+use shared::api::v1::operation::{MAX_BYTES, MAX_OPEN, ObservedOperation, Operation};
 use shared::{OperationId, WorkerId};
 
 use super::{During, Result, from_json, parsed, to_json};
@@ -29,12 +29,14 @@ pub enum Added {
 /// Adds an operation to its worker's desired state. To be followed by [`moved`] in the same transaction.
 pub fn add(connection: &Connection, worker: WorkerId, asked: &Operation, now_ms: i64) -> Result<Added> {
     let open = of_worker(connection, worker)?;
-    let length = |work: &Work| if let Work::Script { body } = work { body.len() } else { 0 };
-    let scripts: usize = open.iter().map(|asked| length(&asked.work)).sum();
-    if open.len() >= MAX_OPEN || scripts + length(&asked.work) > MAX_SCRIPTS {
+    let asked_json = to_json("operation.asked", asked)?;
+    let mut bytes = asked_json.len();
+    for open in &open {
+        bytes += to_json("operation.asked", open)?.len();
+    }
+    if open.len() >= MAX_OPEN || bytes > MAX_BYTES {
         return Ok(Added::Full);
     }
-    let asked_json = to_json("operation.asked", asked)?;
     connection
         .prepare_cached(
             "INSERT INTO operation (operation_id, worker_id, position, asked, state, created_at, not_after) \

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use shared::api::v1::MAX_ALLOCATIONS;
 use shared::api::v1::operation::{MAX_OPEN, ObservedOperation};
 use shared::api::v1::report::{ObservedAllocation, Report};
 
@@ -16,9 +17,6 @@ use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
 use crate::serve::presence::touch;
 use crate::telemetry::Line;
-
-/// Most allocations in a report.
-const MAX_ALLOCATIONS: usize = 2000;
 
 pub(super) async fn report(
     Held(state): Held<Arc<State>>,
