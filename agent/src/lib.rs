@@ -27,6 +27,8 @@ pub mod logs;
 pub mod operations;
 pub mod poll;
 pub mod reconcile;
+pub mod renew;
+mod receive;
 pub mod report;
 pub mod run;
 pub mod state;

@@ -16,6 +16,7 @@ mod health;
 mod help;
 mod hooks;
 mod hostile;
+mod identity;
 mod incremental;
 mod join;
 mod logs;

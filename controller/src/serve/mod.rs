@@ -16,11 +16,11 @@ mod rate;
 mod stall;
 mod v1;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::{BucketId, Code, Diagnostic};
+use shared::{BucketId, Code, Diagnostic, WorkerId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -54,9 +54,15 @@ pub(crate) struct State {
     wakers: notify::Wakers,
     halt: halt::Halt,
     connected: presence::Connected,
-    rates: rate::Rates,
+    /// Output that agents send.
+    output: rate::Rates<WorkerId>,
     refusals: quiet::Quiet,
     downloads: download::Downloads,
+    rates: rate::Rates<WorkerId>,
+    /// Of who shows no certificate.
+    strangers: rate::Rates<IpAddr>,
+    /// How long an agent's certificate is good.
+    agent_certs_ttl: Duration,
     log: Arc<BucketLog>,
     /// True once the end was asked for.
     ending: watch::Receiver<bool>,
@@ -118,8 +124,11 @@ impl Server {
             halt,
             connected: presence::Connected::default(),
             rates: rate::Rates::default(),
+            output: rate::Rates::default(),
             refusals: quiet::Quiet::default(),
             downloads: download::Downloads::default(),
+            strangers: rate::Rates::default(),
+            agent_certs_ttl: settings.agent_certs_ttl,
             log,
             ending: ending.clone(),
         });

@@ -28,7 +28,7 @@ const MAX_OFFSET: u64 = 1 << 60;
 
 pub(super) async fn logs(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     batch: Result<Json<LogBatch>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(batch) = batch.map_err(rejected)?;
@@ -41,7 +41,7 @@ pub(super) async fn logs(
         chunks.push((chunk, bytes));
     }
     let total = chunks.iter().map(|(_, bytes)| bytes.len()).sum();
-    if !state.rates.allow_output(worker, total, clock::instant()) {
+    if !state.output.allow_output(worker, total, clock::instant()) {
         return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too much output from this worker"));
     }
     let held = state.clone();

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) async fn pack(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     headers: HeaderMap,
     want: Result<Json<WantList>, JsonRejection>,
 ) -> Result<Response, Refusal> {
