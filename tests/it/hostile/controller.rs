@@ -215,7 +215,7 @@ fn scenarios(newer: &dyn Fn(&dyn Fn(&mut Value)) -> Value, digest_of: &dyn Fn(u6
     for (name, word, key, value) in [
         ("another bucket's", "bucket", "bucket_id", json!(uuid::Uuid::from_u128(1))),
         ("another worker's", "worker", "worker_id", json!(uuid::Uuid::from_u128(1))),
-        ("a host with a path in it", "host", "host", json!("../../etc")),
+        ("a host with a path in it", "not a valid name", "host", json!("../../etc")),
     ] {
         desired(name, Reports(word), envelope(&newer(&|state| state[key] = value.clone())));
     }
@@ -246,7 +246,7 @@ fn scenarios(newer: &dyn Fn(&dyn Fn(&mut Value)) -> Value, digest_of: &dyn Fn(u6
         ("a path upwards in its middle", "a/../../passwd"),
         ("an absolute path", "/etc/passwd"),
         ("the job's data", "data/precious"),
-        ("the agent's own", ".maand/ledger"),
+        ("the agent's own", ".maand-x"),
         ("a control character", "a\u{1b}[2J"),
         ("a backslash", "a\\b"),
         ("an empty component", "a//b"),

@@ -1,6 +1,7 @@
 //! A controller that has the bucket's authority and answers what it is told to: bytes, not messages.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use harness::bucket::Bucket;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use shared::api::v1;
 use shared::token;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -44,6 +46,8 @@ type Answers = Box<dyn Fn(&Asked) -> Answer + Send>;
 struct Mind {
     answers: Mutex<Option<Answers>>,
     asked: Mutex<Vec<Asked>>,
+    /// The next poll is answered in good order: an agent that was refused waits longer each time.
+    is_fresh: AtomicBool,
 }
 
 /// The server; it ends when this is dropped.
@@ -98,6 +102,7 @@ impl Evil {
     pub fn answer(&self, answers: impl Fn(&Asked) -> Answer + Send + 'static) {
         *self.mind.answers.lock().unwrap() = Some(Box::new(answers));
         self.mind.asked.lock().unwrap().clear();
+        self.mind.is_fresh.store(true, Ordering::SeqCst);
     }
 
     /// Bodies of the requests to `path` since then.
@@ -131,9 +136,10 @@ async fn serve(mut stream: TlsStream<TcpStream>, mind: &Mind) -> std::io::Result
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let asked = Asked { path, body: buffer[end..end + length].to_vec() };
         buffer.drain(..end + length);
+        let answers_well = asked.path.starts_with(v1::DESIRED) && mind.is_fresh.swap(false, Ordering::SeqCst);
         let answer = mind.answers.lock().unwrap().as_ref().map_or(Answer::Nothing, |answers| answers(&asked));
         mind.asked.lock().unwrap().push(asked);
-        say(&mut stream, answer).await?;
+        say(&mut stream, if answers_well { Answer::Nothing } else { answer }).await?;
     }
 }
 
