@@ -268,7 +268,7 @@ fn scenarios(newer: &dyn Fn(&dyn Fn(&mut Value)) -> Value, digest_of: &dyn Fn(u6
     // Packs.
     let mut packed = |name, word, make: &dyn Fn(BlobDigest) -> Answer| {
         number += 1;
-        let content = format!("content {number}");
+        let content = format!("content {number:03}");
         let blob = BlobDigest::of(content.as_bytes());
         let list: Bundle =
             serde_json::from_value(json!([{"path": "new", "mode": 0o644, "len": content.len(), "blob": blob}]))
