@@ -19,7 +19,7 @@ use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::tls::{Trust, Verifier};
 use crate::work::Workshop;
-use crate::{health, job_logs, local, poll, reconcile, run};
+use crate::{by_hand, health, job_logs, local, poll, reconcile, run};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -103,6 +103,9 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         jobs: Vec<String>,
     },
+    /// The process between `make` and make
+    #[command(name = "__make", hide = true)]
+    Between { job: String, target: String },
     /// What a job wrote, for its controller
     #[command(name = "__logs", hide = true)]
     ShowLogs {
@@ -142,13 +145,20 @@ pub fn main() -> ExitCode {
         }
         Command::Run { controller } => serve(&cli.config, controller),
         Command::Status { json } => status(&cli.config, json),
-        Command::Make { job, target } => Config::load(&cli.config).and_then(|c| local::make(&c, &job, &target)),
+        Command::Make { job, target } => match by_hand::make(&cli.config, &job, &target) {
+            Ok(ended) => return ended,
+            Err(problem) => Err(problem),
+        },
+        Command::Between { job, target } => {
+            Config::load(&cli.config).and_then(|config| by_hand::between(&config, &job, &target))
+        }
         Command::Logs { job, tail, follow } => {
             Config::load(&cli.config).and_then(|config| local::logs(&config, &job, tail as usize, follow))
         }
-        Command::Runner { bucket, target, jobs } => {
-            Config::load(&cli.config).and_then(|config| local::runner(&config, &bucket, &target, &jobs))
-        }
+        Command::Runner { bucket, target, jobs } => match local::runner(&cli.config, &bucket, &target, &jobs) {
+            Ok(ended) => return ended,
+            Err(problem) => Err(problem),
+        },
         Command::ShowLogs { dir, tail, follow } => {
             let shown = job_logs::show(&dir, tail as usize, follow, MOST_SHOWN, &mut std::io::stdout().lock());
             shown.map_err(|error| {
@@ -256,6 +266,7 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
             () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
             () = reporting => {}
             () = health::watch(shop.clone()) => {}
+            () = by_hand::notice(shop.clone()) => {}
             () = shop.clone().send_late_after_reports() => {}
             _ = term.recv() => {}
             _ = int.recv() => {}

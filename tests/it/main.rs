@@ -6,6 +6,7 @@ mod support;
 mod api;
 mod architecture;
 mod build;
+mod by_hand;
 mod deploy;
 mod dev;
 mod docs;

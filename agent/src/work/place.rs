@@ -34,8 +34,10 @@ impl Workshop {
             Place::Empty | Place::Applying { .. } => None,
         };
         let new = fetch::list(&self.net, &self.client, to, base).map_err(fetch)?;
-        let alone = alone::try_take(&self.layout.own(), row.job.as_str()).map_err(|error| apply(&error))?;
-        let Some(_alone) = alone else { return Err(Held::Apply("maand-agent make is at work on it".to_owned())) };
+        let _alone = self.alone(&row)?;
+        // Somebody may have stopped it by hand since the row was read.
+        let now = self.ledger.row(row.alloc_id).map_err(|error| Held::Ledger(chain(&error)))?;
+        row.process = now.map_or(row.process, |now| now.process);
         let tree = Tree::open(&self.layout.job(&row.job), true).map_err(|error| apply(&error))?;
         let mut survey = survey(&tree, &row.list, &new, row.applied_ms).map_err(|error| apply(&error))?;
         if wanted.action.as_ref().is_none_or(|action| action.kind.keeps_process()) {
@@ -93,8 +95,16 @@ impl Workshop {
         Ok(())
     }
 
+    /// The job's lock: whoever moves its files has it.
+    fn alone(&self, row: &Row) -> Result<alone::Alone, Held> {
+        let taken = alone::try_take(&self.layout.own(), row.job.as_str());
+        let taken = taken.map_err(|error| Held::Apply(chain(&error)))?;
+        taken.ok_or_else(|| Held::Apply("maand-agent make is at work on it".to_owned()))
+    }
+
     pub(super) fn remove_files(&self, mut row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
+        let _alone = self.alone(&row)?;
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
         let path = self.layout.job(&row.job);
@@ -117,6 +127,7 @@ impl Workshop {
 
     pub(super) fn remove_tree(&self, row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
+        let _alone = self.alone(&row)?;
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         let path = self.layout.job(&row.job);
         match std::fs::remove_dir_all(&path) {
