@@ -45,6 +45,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Enrol with a token of `maand agent token HOST`, and write the settings
+    ///
+    /// Makes a key that never leaves this machine and gets a certificate for it. The token is good once, and
+    /// names the controller: no other one is believed.
+    #[command(
+        after_long_help = "Examples:\n  maand-agent join https://10.0.0.254:7443 TOKEN   as the controller printed it\n  \
+        maand-agent join https://10.0.0.254:7443 - < token\n  \
+        maand-agent join URL TOKEN --replace             in place of the identity here"
+    )]
     Join {
         /// The controller, https://host:port
         url: String,
@@ -61,12 +69,21 @@ enum Command {
         replace: bool,
     },
     /// Serve this worker, in the foreground
+    ///
+    /// Asks the controller what should run here, puts it in place, runs it, checks it and reports. With the
+    /// controller away, what runs goes on. Under systemd it says when it is ready.
+    #[command(
+        after_long_help = "Examples:\n  maand-agent run\n  maand-agent run --controller https://127.0.0.1:7443   a tunnel"
+    )]
     Run {
         /// Dial this address instead of the one in the settings
         #[arg(long, value_name = "URL")]
         controller: Option<String>,
     },
     /// Show what this agent accepted and what it has in place; needs no controller
+    #[command(
+        after_long_help = "Examples:\n  maand-agent status\n  maand-agent status --json | jq '.allocations[].job'"
+    )]
     Status {
         /// As JSON
         #[arg(long)]
@@ -76,7 +93,10 @@ enum Command {
     ///
     /// As the agent runs one, with the same variables, and never at the same time as the agent itself: what
     /// is at work on the job is waited for. Nothing is deployed, and the controller is not asked.
-    #[command(after_long_help = "Example:\n  maand-agent make api restart")]
+    ///
+    /// A job that was stopped this way stays stopped, as with `maand job stop`, until it is started by hand or
+    /// a deploy rolls it.
+    #[command(after_long_help = "Examples:\n  maand-agent make api restart\n  maand-agent make api stop")]
     Make {
         /// The job
         job: String,
