@@ -7,13 +7,14 @@ use shared::{Code, Diagnostic, Host};
 
 use crate::bundle::stage::{self, Content, Error};
 use crate::bundle::store::Store;
-use crate::catalog::{bundles, desired, read};
+use crate::catalog::{Catalog, bundles, desired, read};
 use crate::cli::Context;
 use crate::cli::filter::{self, Filter};
 use crate::compose::Held;
 use crate::failure::{Exit, Failure};
-use crate::model::Allocation;
+use crate::model::{Allocation, Snapshot};
 use crate::secrets::SealingKey;
+use crate::tally::Tally;
 
 /// Write what workers would get as plain files, to look at
 ///
@@ -52,9 +53,36 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     if args.jobs.is_empty() && args.workers.is_empty() {
         stage::clear(&all).map_err(problem)?;
     }
+    let tally = Tally::default();
+    let (hosts, trees, bytes) =
+        context.ui.watched(&tally, || write(&mut catalog, &snapshot, &filter, (&store, &key), &all, &tally))?;
+    if trees == 0 {
+        let problem = Diagnostic::new(Code::NothingToShow, "there is no allocation to stage");
+        return Err(Failure::new(Exit::Failed, problem.remedy("compare maand cat jobs with maand cat workers")));
+    }
+    let shown = context.bucket.shown(&all).to_string();
+    if context.ui.wants_json() {
+        context.ui.out_json(&json!({ "directory": shown, "workers": hosts, "allocations": trees, "bytes": bytes }));
+        return Ok(());
+    }
+    context.ui.out(format_args!("{shown}: {trees} allocations of {} workers, {} KiB", hosts, bytes.div_ceil(1024)));
+    Ok(())
+}
+
+/// Writes the trees of what is wanted: of how many workers, how many, how many bytes.
+fn write(
+    catalog: &mut Catalog,
+    snapshot: &Snapshot,
+    filter: &Filter,
+    (store, key): (&Store, &SealingKey),
+    all: &std::path::Path,
+    tally: &Tally,
+) -> Result<(usize, usize, u64), Failure> {
     let wanted = |a: &&Allocation| !a.removed && filter.job(&a.job) && filter.worker(&a.host);
+    tally.begin("staging", snapshot.allocations.iter().filter(wanted).count());
     let (mut hosts, mut trees, mut bytes): (BTreeSet<&Host>, usize, u64) = (BTreeSet::new(), 0, 0);
     for allocation in snapshot.allocations.iter().filter(wanted) {
+        tally.add(1);
         let Some(digest) = allocation.bundle else { continue };
         let Some(bundle) = catalog.read(|tx| bundles::get(tx, &digest))? else {
             let problem = Diagnostic::new(Code::Storage, format!("the catalog has no list of bundle {digest}"));
@@ -71,27 +99,11 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             let text = serde_json::to_string_pretty(&worker).unwrap_or_default();
             stage::beside(&dir.join("worker.json"), format!("{text}\n").as_bytes()).map_err(problem)?;
         }
-        bytes += stage::stage(&store, &key, &dir.join("jobs").join(allocation.job.as_str()), &bundle, Content::Copied)
+        bytes += stage::stage(store, key, &dir.join("jobs").join(allocation.job.as_str()), &bundle, Content::Copied)
             .map_err(problem)?;
         trees += 1;
     }
-    if trees == 0 {
-        let problem = Diagnostic::new(Code::NothingToShow, "there is no allocation to stage");
-        return Err(Failure::new(Exit::Failed, problem.remedy("compare maand cat jobs with maand cat workers")));
-    }
-    let shown = context.bucket.shown(&all).to_string();
-    if context.ui.wants_json() {
-        context
-            .ui
-            .out_json(&json!({ "directory": shown, "workers": hosts.len(), "allocations": trees, "bytes": bytes }));
-        return Ok(());
-    }
-    context.ui.out(format_args!(
-        "{shown}: {trees} allocations of {} workers, {} KiB",
-        hosts.len(),
-        bytes.div_ceil(1024)
-    ));
-    Ok(())
+    Ok((hosts.len(), trees, bytes))
 }
 
 fn problem(error: Error) -> Failure {
