@@ -143,6 +143,8 @@ fn attend(command: Command) -> io::Result<ExitStatus> {
 
 /// In the agent: notices what [`between`] wrote down, so that it is reported and checks of health know of it.
 pub async fn notice(shop: Arc<Workshop>) {
+    // What was there before is in the first report.
+    drop(shop.ledger.changed_elsewhere());
     loop {
         tokio::time::sleep(LOOK).await;
         match shop.ledger.changed_elsewhere() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rustix::fs::{Mode, fchmod};
 use shared::api::v1::desired::{DesiredAllocation, DesiredState};
-use shared::api::v1::report::Phase;
+use shared::api::v1::report::{Fetched, Phase};
 use shared::diagnostic::chain;
 use shared::{Bundle, BundleDigest};
 
@@ -33,6 +33,8 @@ impl Workshop {
             Place::Whole(digest) => Some((digest, &row.list)),
             Place::Empty | Place::Applying { .. } => None,
         };
+        let started_ms = clock::now_ms();
+        let began = clock::instant();
         let new = fetch::list(&self.net, &self.client, to, base).map_err(fetch)?;
         let _alone = self.alone(&row)?;
         // Somebody may have stopped it by hand since the row was read.
@@ -56,6 +58,17 @@ impl Workshop {
             .collect();
         fetch::reuse(&tree, &self.layout, &row.list, &mut blobs);
         fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "").map_err(fetch)?;
+        let action = wanted.action.as_ref();
+        let fetched = Fetched {
+            bundle: to,
+            started_ms,
+            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            files: blobs.len() as u64,
+            bytes: blobs.values().sum(),
+            action: action.map(|action| action.kind),
+            run_id: action.map(|action| action.run_id),
+        };
+        self.transient.fetched(row.alloc_id, fetched);
 
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         // From here on only forward: what may be in place is either list's.

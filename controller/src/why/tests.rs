@@ -47,6 +47,7 @@ fn here() -> Here {
         drift: vec![],
         unmanaged: vec![],
         health: None,
+        fetched: None,
     };
     let allocation = Allocation {
         alloc_id: said.alloc_id,
