@@ -94,7 +94,7 @@ mod tests {
         tally.add(3);
         assert_eq!(template(tally.stage()), "{spinner} {msg}: {pos}");
         tally.begin("rendering", 40);
-        tally.clone().add(2);
+        tally.add(2);
         assert_eq!(tally.stage(), Stage { what: "rendering", done: 2, total: 40 });
         assert!(template(tally.stage()).contains("{wide_bar}"));
     }

@@ -195,7 +195,6 @@ fn term() -> Option<String> {
 }
 
 /// The command line, as a shell would be told; what a script is made of is cut by the log.
-#[expect(clippy::disallowed_methods, reason = "edge: the command line")]
 pub fn command_line() -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:@%+".contains(c);
     let quoted = |word: String| match !word.is_empty() && word.chars().all(plain) {
