@@ -11,6 +11,7 @@
 
 pub mod alone;
 pub mod apply;
+pub mod by_hand;
 pub mod cli;
 pub mod client;
 pub mod clock;
