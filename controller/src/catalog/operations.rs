@@ -290,7 +290,7 @@ mod tests {
     use crate::catalog::Catalog;
     use crate::model::Worker;
     use shared::RunId;
-    use shared::api::v1::operation::{Ended, MAX_SCRIPT};
+    use shared::api::v1::operation::{Ended, MAX_SCRIPT, Work};
     use uuid::Uuid;
 
     fn worker(n: u128) -> Worker {
@@ -393,9 +393,10 @@ mod tests {
         catalog.write(|tx| tidy(tx, KEPT_MS + 1)).unwrap();
         let rows: u64 = catalog.connection().query_row("SELECT count(*) FROM operation", [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0);
-        for n in 10..18 {
+        for n in 10..13 {
             assert_eq!(catalog.write(|tx| add(tx, worker, &script(n, MAX_SCRIPT), 0)).unwrap(), Added::Yes);
         }
-        assert_eq!(catalog.write(|tx| add(tx, worker, &script(20, 1), 0)).unwrap(), Added::Full);
+        assert_eq!(catalog.write(|tx| add(tx, worker, &script(20, MAX_SCRIPT), 0)).unwrap(), Added::Full);
+        assert_eq!(catalog.write(|tx| add(tx, worker, &script(20, 1), 0)).unwrap(), Added::Yes);
     }
 }
