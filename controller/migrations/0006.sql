@@ -1,13 +1,14 @@
--- How far logs are is kept for each worker's newest actions only: an agent names actions as it likes.
-ALTER TABLE log_offset RENAME TO log_offset_before;
-CREATE TABLE log_offset (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,
-  worker_id TEXT NOT NULL,          -- empty: from before this column was there
-  action_id TEXT NOT NULL,
-  stream TEXT NOT NULL,
-  offset INTEGER NOT NULL,
-  UNIQUE (worker_id, action_id, stream)
-) STRICT;
-INSERT INTO log_offset (worker_id, action_id, stream, offset)
-  SELECT '', action_id, stream, offset FROM log_offset_before;
-DROP TABLE log_offset_before;
+-- The catalog, version 6: starts of agents. serve writes it.
+
+CREATE TABLE agent_session (
+  worker_id TEXT NOT NULL,
+  number INTEGER NOT NULL,          -- ascending for a worker: a request with an older one is refused
+  start_id TEXT NOT NULL,           -- the start of an agent that it was given to
+  opened_at INTEGER NOT NULL,
+  address TEXT NOT NULL,            -- where it was opened from
+  machine TEXT,                     -- digest of the machine's id, as the agent says
+  boot_id TEXT NOT NULL,
+  instance TEXT NOT NULL,           -- of the directory that the identity is in
+  agent_version TEXT NOT NULL,
+  PRIMARY KEY (worker_id, number)
+) STRICT, WITHOUT ROWID;
