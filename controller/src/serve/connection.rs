@@ -11,7 +11,6 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use shared::WorkerId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -39,13 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TOUCH_MS: i64 = 20_000;
 
 /// Accepts until the end is asked for, then waits for open connections.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    state: Arc<State>,
-    mut ending: watch::Receiver<bool>,
-) {
-    let acceptor = TlsAcceptor::from(tls);
+pub(crate) async fn accept(listener: TcpListener, state: Arc<State>, mut ending: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let addresses = Addresses::default();
     let graceful = Arc::new(GracefulShutdown::new());
@@ -67,7 +60,7 @@ pub(crate) async fn accept(
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
         let Some(place) = addresses.enter(address.ip()) else { continue };
         let held = Held { _slot: slot, _place: place };
-        connections.spawn(connection(stream, address, acceptor.clone(), state.clone(), graceful.clone(), held));
+        connections.spawn(connection(stream, address, state.clone(), graceful.clone(), held));
     }
     connections.close();
     if let Some(graceful) = Arc::into_inner(graceful) {
@@ -84,13 +77,14 @@ struct Held {
 async fn connection(
     stream: TcpStream,
     address: SocketAddr,
-    acceptor: TlsAcceptor,
     state: Arc<State>,
     graceful: Arc<GracefulShutdown>,
     held: Held,
 ) {
     // Answers are small and waited for.
     drop(stream.set_nodelay(true));
+    let credentials = state.credentials.get();
+    let acceptor = TlsAcceptor::from(credentials.tls.clone());
     let tls = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return refused(&state, address, &error.to_string()),
@@ -103,7 +97,7 @@ async fn connection(
         _ => None,
     };
     let presence = worker.map(|worker| Presence::new(state.clone(), worker));
-    let app = v1::router(state.clone(), peer, address);
+    let app = v1::router(state.clone(), peer, address, credentials);
     let service = TowerToHyperService::new(
         app.into_service()
             .map_request(|request: hyper::Request<hyper::body::Incoming>| request.map(axum::body::Body::new)),

@@ -1,15 +1,19 @@
 //! `POST /v1/self/reports`: all that an agent knows. 200 only once it is durable.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use shared::api::v1::desired::Fence;
 use shared::api::v1::operation::{MAX_OPEN, ObservedOperation};
 use shared::api::v1::report::{ObservedAllocation, Report};
+use shared::{BlobDigest, WorkerId};
 
+use crate::admission::alarm::Kind;
 use crate::catalog::observed::{self, Accepted};
+use crate::catalog::{desired, identities};
 use crate::clock;
 use crate::serve::State;
 use crate::serve::connection::touch;
@@ -36,9 +40,13 @@ pub(super) async fn report(
     report.operations.iter_mut().for_each(ObservedOperation::bound);
     let now_ms = clock::now_ms();
     let refused = report.refused.clone();
+    let has = report.accepted.zip(report.essence);
     let accepted =
         state.database.write(move |connection| observed::accept(connection, worker, &report, now_ms)).await?;
     touch(&state, worker).await;
+    if let Some((fence, hash)) = has {
+        compare(&state, worker, fence, hash).await?;
+    }
     let said = match (accepted, refused) {
         (Accepted::New { foreign: 0 }, None) | (Accepted::Stale, _) => None,
         (_, Some(reason)) => Some(("desired_refused", format!("worker {worker} refused its desired state: {reason}"))),
@@ -52,6 +60,31 @@ pub(super) async fn report(
         state.log.write(now_ms, &[line]);
     }
     Ok(StatusCode::OK)
+}
+
+/// One fence has one document: an agent that accepted another one under it had it from somebody else.
+async fn compare(state: &State, worker: WorkerId, fence: Fence, hash: BlobDigest) -> Result<(), Refusal> {
+    {
+        let compared = state.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        if compared.get(&worker) == Some(&(fence, hash)) {
+            return Ok(());
+        }
+    }
+    let told = state.database.read(move |c| desired::state(c, worker)).await?;
+    state.compared.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, (fence, hash));
+    if !told.is_some_and(|told| told.fence == fence && told.essence() != hash) {
+        return Ok(());
+    }
+    let detail = format!(
+        "its agent accepted other content under {fence} than this catalog has: the catalog is an older copy, or another \
+         controller speaks for this bucket"
+    );
+    let (said, now_ms) = (detail.clone(), clock::now_ms());
+    state.database.write(move |c| identities::raise(c, worker, Kind::Diverged, &said, now_ms)).await?;
+    let msg = format!("worker {worker}: {detail}");
+    let line = Line { level: "error", event: Some("equivocation"), maand: "serve", msg: Some(&msg), ..Line::default() };
+    state.log.write(now_ms, &[line]);
+    Ok(())
 }
 
 /// A body that is too large, no JSON, or not of the message's form.
