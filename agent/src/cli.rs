@@ -86,9 +86,9 @@ enum Command {
     /// An agent does not run with an identity that was made on another machine: of two machines with one identity
     /// neither could be trusted. A copy of a worker joins anew instead.
     #[command(
-        after_long_help = "Examples:\n  maand-agent adopt         after /etc/machine-id was changed, on the same machine\n\nOn a \
-        machine that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; here, the \
-        line that it prints, with --replace"
+        after_long_help = "Examples:\n  maand-agent adopt    when /etc/machine-id of this machine was changed\n\nOn a machine \
+        that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; then its line \
+        here, with --replace"
     )]
     Adopt,
     /// Show what this agent accepted and what it has in place; needs no controller

@@ -161,6 +161,7 @@ pub struct Heard {
     offset_ms: Mutex<Option<i64>>,
     is_ended: AtomicBool,
     refusal: Mutex<Option<Refusal>>,
+    authority: Mutex<Option<String>>,
     news: Notify,
 }
 
@@ -228,6 +229,20 @@ impl Heard {
         let mut held = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         if *held != refusal {
             *held = refusal;
+            drop(held);
+            self.news.notify_one();
+        }
+    }
+
+    /// What the controller said last of which authorities count.
+    pub fn authority(&self) -> Option<String> {
+        self.authority.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn authorities(&self, said: &str) {
+        let mut held = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_deref() != Some(said) {
+            *held = Some(said.chars().take(64).collect());
             drop(held);
             self.news.notify_one();
         }
@@ -369,6 +384,10 @@ impl Client {
                 if let Some(clock_ms) = clock_of(&response) {
                     self.heard.clock(clock_ms);
                 }
+                if let Some(said) = response.headers().get(api::AUTHORITY_HEADER).and_then(|value| value.to_str().ok())
+                {
+                    self.heard.authorities(said);
+                }
                 checked(response).await
             }
             Err(error) => Err(Failed::Transport(error)),
@@ -458,8 +477,10 @@ impl Client {
     }
 
     /// Asks who this is: whether the certificate is let in.
-    pub async fn whoami(&self) -> Result<Whoami, Failed> {
-        let response = self.exchange(self.request(Method::GET, v1::SELF, SHORT)).await?;
+    /// `trusts` are pins of the authorities that are trusted here, hexadecimal, commas between.
+    pub async fn whoami(&self, trusts: &str) -> Result<Whoami, Failed> {
+        let response =
+            self.exchange(self.request(Method::GET, &format!("{}?trusts={trusts}", v1::SELF), SHORT)).await?;
         serde_json::from_slice(&read(response, v1::ENROL_CAP).await?).map_err(Failed::Form)
     }
 

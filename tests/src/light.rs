@@ -250,6 +250,7 @@ impl Ledger {
             boot_id: uuid::Uuid::nil(),
             clock_ms: 0,
             accepted: self.accepted.map(|accepted| accepted.fence),
+            essence: None,
             refused: None,
             allocations: self.rows.values().map(observed).collect(),
             operations: Vec::new(),

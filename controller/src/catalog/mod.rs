@@ -4,6 +4,7 @@
 //! Transactions are short. Readers take a consistent view with [`Catalog::read`].
 
 pub mod agents;
+pub mod authorities;
 pub mod bundles;
 pub mod certificates;
 pub mod desired;

@@ -11,6 +11,9 @@ pub const PROTOCOL: &str = "1.0";
 pub const SESSION_HEADER: &str = "maand-session";
 /// Response header with the request's id, as in the controller's log.
 pub const REQUEST_ID_HEADER: &str = "maand-request-id";
+/// Response header, to agents: short for the authorities that are trusted and the one that issues. An agent that sees
+/// another one than before asks who it is (`v1::SELF`).
+pub const AUTHORITY_HEADER: &str = "maand-authority";
 /// Response header with the controller's clock when it answered, milliseconds since 1970 UTC: what the
 /// time limits of operations are measured by.
 pub const CLOCK_HEADER: &str = "maand-clock-ms";

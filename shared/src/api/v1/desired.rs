@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::health::HealthSpec;
 use super::operation::{MAX_OPEN, Operation};
 use super::{MAX_ALLOCATIONS, bounded};
-use crate::{ActionId, ActionKind, AllocId, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
+use crate::{ActionId, ActionKind, AllocId, BlobDigest, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
 
 /// What orders desired states: a newer one is greater, field by field from the left.
 ///
@@ -88,6 +88,27 @@ pub struct DesiredState {
     /// Ad-hoc work, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::list::<MAX_OPEN, _, _>")]
     pub operations: Vec<Operation>,
+}
+
+impl DesiredState {
+    /// Digest of what this says in every version of the wire, so that both ends may compare it whatever fields the one
+    /// or the other knows besides: never to be made of anything else.
+    pub fn essence(&self) -> BlobDigest {
+        let mut text = format!("maand-essence-1\n{} {} {}\n", self.bucket_id, self.worker_id, self.fence);
+        for a in &self.allocations {
+            let state = match a.state {
+                RunState::Running => "running",
+                RunState::Stopped => "stopped",
+                RunState::Absent => "absent",
+                RunState::Purged => "purged",
+            };
+            let bundle = a.bundle.map(|bundle| bundle.to_string()).unwrap_or_default();
+            let action = a.action.as_ref().map(|action| action.id.to_string()).unwrap_or_default();
+            let (id, job, from, to) = (a.alloc_id, &a.job, &a.current_version, &a.new_version);
+            text.push_str(&format!("{id} {job} {state} {bundle} {from:?} {to:?} {action}\n"));
+        }
+        BlobDigest::of(text.as_bytes())
+    }
 }
 
 /// One allocation's desired state.

@@ -8,7 +8,7 @@ use super::desired::Fence;
 use super::facts::WorkerFacts;
 use super::health::{self, ObservedHealth};
 use super::operation::ObservedOperation;
-use crate::{ActionId, ActionKind, AllocId, BundleDigest, JobName, RelPath, RunId};
+use crate::{ActionId, ActionKind, AllocId, BlobDigest, BundleDigest, JobName, RelPath, RunId};
 
 /// Most paths listed under drift or unmanaged; the rest is a count.
 pub const MAX_PATHS: usize = 50;
@@ -33,6 +33,10 @@ pub struct Report {
     /// The desired state that the agent accepted last; `None` before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Fence>,
+    /// Its [`super::desired::DesiredState::essence`]: the same fence with other content would be another controller's, or
+    /// an older catalog's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub essence: Option<BlobDigest>,
     /// Why the last desired state it was offered was refused, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,

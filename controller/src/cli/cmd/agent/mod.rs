@@ -3,19 +3,20 @@
 mod end;
 mod ping;
 mod resolve;
+mod rotate;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::BASE64URL_NOPAD;
 use shared::token::{self, JoinToken};
 use shared::{Code, Diagnostic, Host};
 
-use crate::catalog::{agents, read};
+use crate::catalog::{agents, authorities, read};
 use crate::cli::Context;
 use crate::cli::filter::unknown;
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::model::{Snapshot, Worker};
-use crate::tls::ca::{Authority, Kind};
+use crate::tls::ca;
 use crate::{clock, secrets};
 
 /// How long a token lives, minutes.
@@ -30,6 +31,8 @@ pub enum Command {
     Revoke(end::Revoke),
     Forget(end::Forget),
     Resolve(resolve::Resolve),
+    #[command(subcommand, name = "rotate-ca")]
+    RotateCa(rotate::RotateCa),
 }
 
 /// Print the one line to run on a worker, with a token that works once
@@ -56,6 +59,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Revoke(args) => end::revoke(&args, context),
         Command::Forget(args) => end::forget(&args, context),
         Command::Resolve(args) => resolve::run(&args, context),
+        Command::RotateCa(command) => rotate::run(&command, context),
     }
 }
 
@@ -84,7 +88,9 @@ fn print_token(args: &Token, context: &Context) -> Result<(), Failure> {
 /// A new token for `host`, which must be in the catalog.
 pub fn new_token(context: &Context, host: &Host, ttl_minutes: u32) -> Result<String, Failure> {
     let mut catalog = context.catalog()?;
-    let authority = Authority::load(Kind::Agents, &context.bucket)?;
+    // What the controller shows: during a replacement the old one, until the moment of its end.
+    let rotation = catalog.read(|tx| authorities::rotation(tx))?;
+    let authority = ca::agents(&context.bucket, rotation.current)?;
     let failed = |error: &dyn std::error::Error| {
         Failure::new(Exit::Failed, Diagnostic::new(Code::Secrets, "a token cannot be made").cause(error))
     };
