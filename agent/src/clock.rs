@@ -3,6 +3,8 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::reconcile::grant::Moment;
+
 /// Milliseconds since 1970 UTC.
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -12,6 +14,13 @@ pub fn now_ms() -> i64 {
 /// A moment of the monotonic clock.
 pub fn instant() -> Instant {
     Instant::now()
+}
+
+/// By the steady clock, sleep included, and by the other one.
+pub fn moment() -> Moment {
+    let steady = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (s, ns) = (u64::try_from(steady.tv_sec).unwrap_or(0), u64::try_from(steady.tv_nsec).unwrap_or(0));
+    Moment { steady_ms: s * 1000 + ns / 1_000_000, wall_ms: now_ms() }
 }
 
 /// Anywhere in [0, 1), for jitter.

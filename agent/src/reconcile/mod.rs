@@ -3,6 +3,7 @@
 //! a crash anywhere is answered by asking again.
 
 pub mod accept;
+pub mod grant;
 pub mod next;
 pub mod operation;
 

@@ -31,6 +31,7 @@ impl Workshop {
         let Some(target) = action.kind.make_target() else { return Ok(()) };
         self.transient.phase(row.alloc_id, &row.job, Phase::Running);
         let started_ms = clock::now_ms();
+        let before = row.clone();
         row = acted(row, wanted, action);
         row.running = Some(Running { action: action.clone(), started_ms });
         row.action = Some(ObservedAction { id: action.id, outcome: None, started_ms, duration_ms: 0, tail: None });
@@ -38,6 +39,11 @@ impl Workshop {
         self.save(&row)?;
         self.stirred.notify_one();
         failpoint::hit("run::recorded");
+        if !self.may_begin(desired.fence) {
+            // It took that long to write it down: nothing was begun under the id.
+            self.save(&before)?;
+            return Err(Held::Unconfirmed("the controller's word was too old by then; it is asked again".to_owned()));
+        }
         let dir = self.layout.run(&action.id.to_string());
         let spec = run::Spec {
             dir: self.layout.job(&row.job),

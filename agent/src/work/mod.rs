@@ -3,6 +3,7 @@
 //! side by side.
 
 mod act;
+mod confirm;
 mod early;
 mod place;
 
@@ -23,6 +24,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::health::probe::Prober;
 use crate::operations::Operations;
+use crate::reconcile::grant::{Grant, begins};
 use crate::reconcile::{Row, Step, next};
 use crate::report::Transient;
 use crate::state::layout::Layout;
@@ -53,6 +55,10 @@ pub struct Workshop {
     pub prober: Arc<Prober>,
     desired: Mutex<Arc<DesiredState>>,
     busy: Mutex<HashSet<AllocId>>,
+    /// The controller's last word that a desired state is its newest.
+    grant: Mutex<Option<Grant>>,
+    /// Asking for it, one at a time.
+    asking: Mutex<()>,
     /// Fetching and activating, one at a time.
     turn: Mutex<()>,
     /// Output did not get through: it is sent when a report does.
@@ -79,6 +85,8 @@ enum Held {
     Apply(String),
     #[error("{0}")]
     Ledger(String),
+    #[error("not begun: {0}")]
+    Unconfirmed(String),
 }
 
 impl Workshop {
@@ -108,6 +116,8 @@ impl Workshop {
             unsent: AtomicBool::new(false),
             desired,
             busy,
+            grant: Mutex::new(None),
+            asking: Mutex::new(()),
             turn,
             sending,
             early,
@@ -200,7 +210,11 @@ impl Workshop {
                     false
                 }
                 Some(Err(held)) => {
-                    let phase = if matches!(held, Held::Fetch(_)) { Phase::Fetching } else { Phase::Applying };
+                    let phase = match held {
+                        Held::Fetch(_) => Phase::Fetching,
+                        Held::Apply(_) | Held::Ledger(_) => Phase::Applying,
+                        Held::Unconfirmed(_) => Phase::Idle,
+                    };
                     // Once for each kind of trouble, not once for each try.
                     if self.transient.problem(alloc, &job, phase, held.to_string()) {
                         tracing::warn!(%job, reason = %held, "step_held");
@@ -222,6 +236,12 @@ impl Workshop {
         self.operate();
     }
 
+    /// The controller is back: what waits for it does not wait out its pause.
+    pub fn try_again(&self) {
+        *lock(&self.moved.0) += 1;
+        self.moved.1.notify_all();
+    }
+
     fn pause(&self, seen: u64, limit: Duration) {
         let moved = lock(&self.moved.0);
         drop(self.moved.1.wait_timeout_while(moved, limit, |now| *now == seen));
@@ -232,7 +252,11 @@ impl Workshop {
         let alloc = wanted.alloc_id;
         let row = self.ledger.row(alloc).map_err(|e| Held::Ledger(chain(&e)))?;
         let row = row.unwrap_or_else(|| Row::new(alloc, wanted.job.clone()));
-        match next(wanted, &row) {
+        let step = next(wanted, &row);
+        if begins(&step, &row) {
+            self.confirm(desired.fence)?;
+        }
+        match step {
             Step::Nothing => return Ok(false),
             Step::Resume(running) => self.resume(wanted, row, &running)?,
             Step::Place(bundle) => self.place(desired, wanted, row, bundle)?,

@@ -229,6 +229,8 @@ pub enum Moved {
     Again(ActionKind),
     /// Its agent is out of reach: what it was told is taken back.
     TakenBack,
+    /// Its agent had begun it before it was taken back: it is waited for again.
+    TakenUp(ActionKind),
     /// The job goes on without it, until its agent is back.
     Deferred,
     /// Its agent is away; what it was told is done when it is back.

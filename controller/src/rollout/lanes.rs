@@ -206,6 +206,11 @@ impl JobRollout {
         let Some(mut flight) = self.flights.get(&alloc).filter(|flight| flight.is_open()).cloned() else { return };
         let Some(member) = self.member(alloc) else { return };
         let verdict = flight.observe(observed, member.leaves, now_ms);
+        if let (true, What::Move(step)) = (flight.stands_again(), &member.what) {
+            // Told once more, under the same id: what it has begun is what is wanted.
+            effects.push(Effect::Release(self.move_release(step, flight.action_id)));
+            effects.push(self.moved(Some(&member.host), Moved::TakenUp(step.kind)));
+        }
         if self.flights.get(&alloc) != Some(&flight) {
             self.flights.insert(alloc, flight.clone());
             self.unsaved.flights.insert(alloc);
@@ -328,8 +333,16 @@ impl JobRollout {
         let open: Vec<AllocId> = self.flights.iter().filter(|(_, f)| f.is_open()).map(|(alloc, _)| *alloc).collect();
         for alloc in open {
             let flight = &self.flights[&alloc];
-            if let Some(why) = flight.overdue(now_ms, self.driven_ms, self.plan.timeout_s) {
-                self.fail(alloc, why, effects);
+            if flight.taken_back_ms.is_some() {
+                if flight.is_given_up(now_ms, self.driven_ms) {
+                    self.give_up(alloc, effects);
+                }
+            } else if let Some(why) = flight.overdue(now_ms, self.driven_ms, self.plan.timeout_s) {
+                match self.member(alloc).map(|member| member.what) {
+                    // It is with its agent, which has not begun it: it is not to be begun later.
+                    Some(What::Move(step)) if !flight.begun => self.withdraw(&step, now_ms, effects),
+                    _ => self.fail(alloc, why, effects),
+                }
             } else if flight.is_out_of_reach(now_ms, self.driven_ms, limits.pickup_ms) {
                 let Some(member) = self.member(alloc) else { continue };
                 match member.what {
@@ -352,15 +365,36 @@ impl JobRollout {
         step.rest == Rest::Stop && planned.is_some_and(|planned| matches!(planned.rest, Rest::Remove { .. }))
     }
 
-    /// Takes a release back that was not picked up: what comes late must not restart anything.
+    /// Takes a release back that was not begun: what comes late must not restart anything. It is given up when
+    /// its agent's lease is over ([`shared::api::LEASE_MS`]).
     fn withdraw(&mut self, step: &Move, now_ms: i64, effects: &mut Vec<Effect>) {
         if let Some(flight) = self.flights.get_mut(&step.alloc_id) {
-            flight.ended_ms = Some(now_ms);
+            (flight.ended_ms, flight.taken_back_ms) = (Some(now_ms), Some(now_ms));
         }
         let (alloc_id, worker_id, bundle) = (step.alloc_id, step.worker_id, step.to);
+        self.unsaved.flights.insert(alloc_id);
         effects.push(Effect::Withdraw { alloc_id, worker_id, bundle });
         effects.push(self.moved(Some(&step.host), Moved::TakenBack));
-        self.end_flight(alloc_id, Fate::Deferred);
+    }
+
+    /// The driver has written that the release of `alloc` is taken back; nobody is told of it from `now_ms` on.
+    pub(super) fn taken_back_at(&mut self, alloc: AllocId, now_ms: i64) {
+        if let Some(flight) = self.flights.get_mut(&alloc).filter(|flight| flight.taken_back_ms.is_some()) {
+            flight.taken_back_ms = Some(now_ms);
+            self.unsaved.flights.insert(alloc);
+        }
+    }
+
+    /// What was taken back was not begun, and cannot be any more.
+    fn give_up(&mut self, alloc: AllocId, effects: &mut Vec<Effect>) {
+        let flight = &self.flights[&alloc];
+        if flight.picked_up_ms.is_some() {
+            // Its agent had it and did not get to it.
+            let why = Why::NoResult { waited_ms: flight.waited_ms(), problem: flight.problem.clone() };
+            self.fail(alloc, why, effects);
+        } else {
+            self.end_flight(alloc, Fate::Deferred);
+        }
     }
 
     /// The job goes on without those of a batch that are out of reach.
@@ -386,7 +420,11 @@ impl JobRollout {
         for alloc in open {
             match self.member(alloc).map(|member| member.what) {
                 Some(What::Move(step)) if self.flights[&alloc].picked_up_ms.is_none() => {
-                    self.withdraw(&step, now_ms, effects);
+                    if self.flights[&alloc].taken_back_ms.is_none() {
+                        self.withdraw(&step, now_ms, effects);
+                    }
+                    // Nothing comes after it that would have to wait.
+                    self.end_flight(alloc, Fate::Deferred);
                 }
                 _ => self.end_flight(alloc, Fate::Left),
             }

@@ -167,6 +167,13 @@ impl Rollout {
         effects
     }
 
+    /// The driver has written, by `now_ms`, that the release of `alloc` is taken back.
+    pub fn taken_back_at(&mut self, alloc: AllocId, now_ms: i64) {
+        if let Some(job) = self.owners.get(&alloc).and_then(|name| self.jobs.get_mut(name)) {
+            job.taken_back_at(alloc, now_ms);
+        }
+    }
+
     /// The driver has written a release under `fence`.
     pub fn released_in(&mut self, alloc: AllocId, fence: Fence) {
         if let Some(job) = self.owners.get(&alloc).and_then(|name| self.jobs.get_mut(name)) {
