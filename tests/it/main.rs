@@ -27,3 +27,4 @@ mod rollout;
 mod rules;
 mod sim;
 mod why;
+mod worker_facts;
