@@ -6,6 +6,7 @@ pub mod accept;
 pub mod grant;
 pub mod next;
 pub mod operation;
+pub mod renewal;
 
 pub use accept::{Accepted, Verdict, verdict};
 pub use next::{Step, next};
