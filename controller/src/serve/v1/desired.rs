@@ -58,7 +58,7 @@ pub(super) async fn desired(
         match judge(known.as_ref(), worker, now_ms) {
             Verdict::Admit { .. } => {}
             // Its agent uses a newer one by now: this was on its way.
-            Verdict::Superseded { is_copy: false } => return Ok(nothing(false)),
+            Verdict::Superseded { is_copy: false } => return Ok(nothing(false, false)),
             refused => return Err(refuse(&state, worker, None, refused, now_ms).await?),
         }
         let told = document.as_ref().map(|(fence, _)| *fence);
