@@ -31,3 +31,13 @@ pub fn random() -> f64 {
         Err(_) => 0.5,
     }
 }
+
+/// An id that was never given before.
+pub fn random_uuid() -> uuid::Uuid {
+    let mut bytes = [0u8; 16];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        // No two moments are the same; nobody guesses at these ids for gain.
+        bytes = (u128::from(moment().steady_ms) << 64 | u128::from(now_ms().unsigned_abs())).to_be_bytes();
+    }
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}

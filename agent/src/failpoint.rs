@@ -24,10 +24,16 @@ pub const FAILPOINTS: &[&str] = &[
 /// Those of an operation alone.
 pub const OPERATION_FAILPOINTS: &[&str] = &["operation::recorded", "operation::after_exit", "operation::result"];
 
+/// That of a start after a boot.
+pub const BOOT_FAILPOINT: &str = "boot::recorded";
+
 /// Dies here if a test wants it.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
-    debug_assert!(FAILPOINTS.contains(&name) || OPERATION_FAILPOINTS.contains(&name), "{name} is not listed");
+    debug_assert!(
+        FAILPOINTS.contains(&name) || OPERATION_FAILPOINTS.contains(&name) || name == BOOT_FAILPOINT,
+        "{name} is not listed"
+    );
     if std::env::var("MAAND_FAILPOINT").is_ok_and(|wanted| wanted == name) {
         let _ended = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::thread::sleep(std::time::Duration::from_secs(60));

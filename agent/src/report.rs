@@ -1,6 +1,5 @@
 //! Edge: tells the controller all that the agent knows, until it has it. A report is made of the
 //! ledger when it is sent, so a result and its report are one and the same durable row.
-#![expect(clippy::disallowed_methods, reason = "edge: the kernel's boot id")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +16,7 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::health::schedule::News;
-use crate::reconcile::{Place, Row};
+use crate::reconcile::{Place, Row, heal};
 use crate::state::ledger::Ledger;
 use crate::{clock, facts};
 
@@ -120,6 +119,7 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
         paths.truncate(MAX_PATHS);
         paths
     };
+    let (_, unhealed) = heal::decide(&row.drift, &row.list, &row.heals, clock::now_ms());
     ObservedAllocation {
         alloc_id: row.alloc_id,
         job: row.job,
@@ -133,6 +133,8 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
         process: row.process,
         action: row.action,
         problem,
+        boot: row.boot,
+        unhealed: first(unhealed),
         drift: first(row.drift),
         unmanaged: first(row.unmanaged),
         health,
@@ -144,11 +146,9 @@ pub async fn send_all(
     ledger: Arc<Ledger>,
     client: Client,
     transient: Arc<Transient>,
-    session: u64,
+    (session, boot_id): (u64, Uuid),
     root: std::path::PathBuf,
 ) {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-    let boot_id = boot_id.and_then(|text| text.trim().parse().ok()).unwrap_or(Uuid::nil());
     let mut number = 0;
     let mut told: Option<WorkerFacts> = None;
     loop {

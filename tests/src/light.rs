@@ -234,6 +234,8 @@ impl Ledger {
             problem: None,
             drift: Vec::new(),
             unmanaged: Vec::new(),
+            boot: None,
+            unhealed: vec![],
             health: asked(row.alloc_id).then(|| ObservedHealth {
                 state: HealthState::Healthy,
                 action: row.action.as_ref().map(|action| action.id),

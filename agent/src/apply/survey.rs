@@ -94,6 +94,14 @@ pub fn hash(tree: &Tree, path: &RelPath) -> io::Result<Option<BlobDigest>> {
     Ok(Some(reader.finish().0))
 }
 
+/// Files that `list` does not have, outside what is the job's own.
+pub fn unmanaged_files(tree: &Tree, list: &shared::Bundle) -> io::Result<Vec<RelPath>> {
+    let managed = list.entries().iter().map(|entry| (entry.path.as_str(), ())).collect();
+    let mut found = Vec::new();
+    unmanaged(tree, "", &managed, &mut found)?;
+    Ok(found)
+}
+
 fn unmanaged(tree: &Tree, below: &str, managed: &BTreeMap<&str, ()>, found: &mut Vec<RelPath>) -> io::Result<()> {
     let dir = match tree.dir(below) {
         Ok(dir) => dir,

@@ -2,7 +2,8 @@
 //! still holds is fresh: a worker that comes out of a partition, or whose agent was started anew, asks first, so
 //! that nothing is done after its batch was given up (`shared::api::LEASE_MS` has the sum).
 
-use shared::api::v1::desired::Fence;
+use shared::api::v1::desired::{Fence, Hold};
+use shared::text::clean;
 
 use super::{Place, Row, Step};
 
@@ -50,6 +51,11 @@ pub fn begins(step: &Step, row: &Row) -> bool {
     }
 }
 
+/// Why an operator wants nothing changed on the worker, while that lasts.
+pub fn on_hold(hold: Option<&Hold>, now_ms: i64) -> Option<String> {
+    hold.filter(|hold| now_ms < hold.until_ms).map(|hold| clean(&hold.reason))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +88,14 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_ends_by_itself() {
+        let hold = Hold { until_ms: 100, reason: "the disk is being replaced".into() };
+        assert_eq!(on_hold(Some(&hold), 99).as_deref(), Some("the disk is being replaced"));
+        assert_eq!(on_hold(Some(&hold), 100), None);
+        assert_eq!(on_hold(None, 0), None);
+    }
+
+    #[test]
     fn what_was_begun_needs_no_word_and_everything_else_does() {
         let digest = BundleDigest::from_bytes([1; 32]);
         let action = DesiredAction {
@@ -92,7 +106,7 @@ mod tests {
         };
         let row = |place| Row { place, ..Row::new(AllocId::from_uuid(Uuid::from_u128(3)), "api".parse().unwrap()) };
         let (whole, applying) = (row(Place::Whole(digest)), row(Place::Applying { to: digest }));
-        let running = Step::Resume(Running { action: action.clone(), started_ms: 0 });
+        let running = Step::Resume(Running { action: action.clone(), started_ms: 0, after_boot: false });
         for (step, row, expected) in [
             (Step::Nothing, &whole, false),
             (running, &whole, false),

@@ -107,6 +107,8 @@ mod tests {
             current_version: "0.0.0".into(),
             new_version: "1.0.0".into(),
             dir_mode: None,
+            deployment_seq: 0,
+            self_heal: false,
             health: None,
             action,
         }

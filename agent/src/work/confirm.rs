@@ -1,18 +1,23 @@
 //! The controller's word that what this worker was told still holds: asked for before something is begun, and
 //! good for a while.
 
-use shared::api::v1::desired::Fence;
+use shared::api::v1::desired::{DesiredState, Fence};
 use shared::diagnostic::chain;
 
 use super::{Held, Workshop, lock};
 use crate::client::{Answer, Polled};
 use crate::clock;
-use crate::reconcile::grant::Grant;
+use crate::reconcile::grant::{Grant, on_hold};
 
 impl Workshop {
     /// The controller has said that a desired state is its newest.
     pub fn confirmed(&self, grant: Grant) {
         *lock(&self.grant) = Some(grant);
+    }
+
+    /// Why an operator wants nothing changed on this worker now.
+    pub fn on_hold(&self, desired: &DesiredState) -> Option<String> {
+        on_hold(desired.hold.as_ref(), self.controller_ms().unwrap_or_else(clock::now_ms))
     }
 
     /// Whether what `fence` asks for may be begun now.

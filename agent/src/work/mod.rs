@@ -3,11 +3,13 @@
 //! side by side.
 
 mod act;
+mod boot;
 mod confirm;
+mod drift;
 mod early;
 mod place;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use shared::api::v1::desired::{DesiredAllocation, DesiredState};
 use shared::api::v1::report::{Outcome, Phase};
 use shared::backoff::Backoff;
 use shared::diagnostic::chain;
-use shared::{AllocId, Bundle, BundleDigest, JobName};
+use shared::{ActionKind, AllocId, Bundle, BundleDigest, JobName};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -59,6 +61,8 @@ pub struct Workshop {
     grant: Mutex<Option<Grant>>,
     /// Asking for it, one at a time.
     asking: Mutex<()>,
+    /// Whose start after the machine's boot is to be done, or was.
+    turns: Mutex<BTreeSet<AllocId>>,
     /// Fetching and activating, one at a time.
     turn: Mutex<()>,
     /// Output did not get through: it is sent when a report does.
@@ -87,6 +91,10 @@ enum Held {
     Ledger(String),
     #[error("not begun: {0}")]
     Unconfirmed(String),
+    #[error("held by an operator: {0}")]
+    OnHold(String),
+    #[error("its start after the boot comes first")]
+    BootFirst,
 }
 
 impl Workshop {
@@ -118,6 +126,7 @@ impl Workshop {
             busy,
             grant: Mutex::new(None),
             asking: Mutex::new(()),
+            turns: Mutex::default(),
             turn,
             sending,
             early,
@@ -178,7 +187,7 @@ impl Workshop {
         for wanted in &desired.allocations {
             let row = rows.get(&wanted.alloc_id).cloned();
             let row = row.unwrap_or_else(|| Row::new(wanted.alloc_id, wanted.job.clone()));
-            if next(wanted, &row) == Step::Nothing {
+            if next(wanted, &row) == Step::Nothing && !self.is_to_start(wanted, &row) {
                 continue;
             }
             any = true;
@@ -213,7 +222,7 @@ impl Workshop {
                     let phase = match held {
                         Held::Fetch(_) => Phase::Fetching,
                         Held::Apply(_) | Held::Ledger(_) => Phase::Applying,
-                        Held::Unconfirmed(_) => Phase::Idle,
+                        Held::Unconfirmed(_) | Held::OnHold(_) | Held::BootFirst => Phase::Idle,
                     };
                     // Once for each kind of trouble, not once for each try.
                     if self.transient.problem(alloc, &job, phase, held.to_string()) {
@@ -253,7 +262,18 @@ impl Workshop {
         let row = self.ledger.row(alloc).map_err(|e| Held::Ledger(chain(&e)))?;
         let row = row.unwrap_or_else(|| Row::new(alloc, wanted.job.clone()));
         let step = next(wanted, &row);
+        if self.is_to_start(wanted, &row) {
+            self.start_after_boot(desired, wanted, row)?;
+            return Ok(true);
+        }
+        let waits = row.boot.as_ref().is_some_and(|boot| boot.outcome.is_none());
+        if waits && matches!(&step, Step::Run(action) if action.kind == ActionKind::Reload) {
+            return Err(Held::BootFirst);
+        }
         if begins(&step, &row) {
+            if let Some(reason) = self.on_hold(desired) {
+                return Err(Held::OnHold(reason));
+            }
             self.confirm(desired.fence)?;
         }
         match step {

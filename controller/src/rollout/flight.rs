@@ -37,6 +37,9 @@ pub struct Flight {
     /// When it was taken back. Until its agent's lease is over it may have been begun all the same.
     #[serde(default)]
     pub taken_back_ms: Option<i64>,
+    /// An operator holds its worker: it is not begun there, and counts against no budget.
+    #[serde(default)]
+    pub is_held: bool,
     /// How it ended; `None` while it is under way.
     #[serde(default)]
     pub fate: Option<Fate>,
@@ -165,6 +168,7 @@ impl Flight {
             ended_ms: None,
             begun: false,
             taken_back_ms: None,
+            is_held: false,
             fate: None,
         }
     }
@@ -216,7 +220,7 @@ impl Flight {
     pub(super) fn stands_again(&mut self) -> bool {
         let stands = self.begun && self.taken_back_ms.is_some();
         if stands {
-            (self.taken_back_ms, self.ended_ms) = (None, None);
+            (self.taken_back_ms, self.ended_ms, self.is_held) = (None, None, false);
         }
         stands
     }

@@ -1,6 +1,8 @@
 //! A job's releases: sending them, hearing of them, giving them up. One lane at a time is open: the
 //! stops and removals, one batch, or the drained ones that get their files.
 
+use std::collections::BTreeMap;
+
 use shared::api::v1::desired::{Fence, RunState};
 use shared::{ActionId, ActionKind, AllocId, Host, WorkerId};
 
@@ -77,8 +79,38 @@ impl JobRollout {
         ));
         self.flights.insert(step.alloc_id, flight);
         self.unsaved.flights.insert(step.alloc_id);
-        if !step.online {
+        if let Some(words) = self.held.get(&step.worker_id).cloned() {
+            // Told, and done when the hold is over: it is still wanted then.
+            effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+            self.end_flight(step.alloc_id, Fate::Left);
+        } else if !step.online {
             self.leave(step, effects);
+        }
+    }
+
+    /// An operator wants nothing changed on these workers: what is not begun there is not waited for.
+    pub(super) fn hold(&mut self, held: &BTreeMap<WorkerId, String>, now_ms: i64, effects: &mut Vec<Effect>) {
+        self.held.clone_from(held);
+        let open: Vec<AllocId> =
+            self.flights.iter().filter(|(_, f)| f.is_open() && !f.begun).map(|(a, _)| *a).collect();
+        for alloc in open {
+            match self.member(alloc).map(|member| member.what) {
+                Some(What::Move(step)) if held.contains_key(&step.worker_id) => {
+                    let words = held[&step.worker_id].clone();
+                    let Some(flight) = self.flights.get_mut(&alloc).filter(|flight| !flight.is_held) else { continue };
+                    flight.is_held = true;
+                    effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+                    if self.flights[&alloc].taken_back_ms.is_none() {
+                        self.take_back(&step, now_ms, effects);
+                    }
+                }
+                Some(What::Settle(step)) if held.contains_key(&step.worker_id) => {
+                    let words = held[&step.worker_id].clone();
+                    effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+                    self.end_flight(alloc, Fate::Left);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -117,6 +149,13 @@ impl JobRollout {
     pub(super) fn release_batch(&mut self, batch: usize, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         for step in self.plan.batches[batch].clone() {
             let flight = Flight::new(ids.action_id(), now_ms, 0);
+            if let Some(words) = self.held.get(&step.worker_id).cloned() {
+                effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+                let flight = Flight { is_held: true, fate: Some(Fate::Deferred), ..flight };
+                self.flights.insert(step.alloc_id, flight);
+                self.unsaved.flights.insert(step.alloc_id);
+                continue;
+            }
             effects.push(Effect::Release(self.move_release(&step, flight.action_id)));
             effects.push(self.moved(Some(&step.host), Moved::Released(step.kind)));
             self.flights.insert(step.alloc_id, flight);
@@ -368,13 +407,17 @@ impl JobRollout {
     /// Takes a release back that was not begun: what comes late must not restart anything. It is given up when
     /// its agent's lease is over ([`shared::api::LEASE_MS`]).
     fn withdraw(&mut self, step: &Move, now_ms: i64, effects: &mut Vec<Effect>) {
+        self.take_back(step, now_ms, effects);
+        effects.push(self.moved(Some(&step.host), Moved::TakenBack));
+    }
+
+    fn take_back(&mut self, step: &Move, now_ms: i64, effects: &mut Vec<Effect>) {
         if let Some(flight) = self.flights.get_mut(&step.alloc_id) {
             (flight.ended_ms, flight.taken_back_ms) = (Some(now_ms), Some(now_ms));
         }
         let (alloc_id, worker_id, bundle) = (step.alloc_id, step.worker_id, step.to);
         self.unsaved.flights.insert(alloc_id);
         effects.push(Effect::Withdraw { alloc_id, worker_id, bundle });
-        effects.push(self.moved(Some(&step.host), Moved::TakenBack));
     }
 
     /// The driver has written that the release of `alloc` is taken back; nobody is told of it from `now_ms` on.
@@ -388,7 +431,7 @@ impl JobRollout {
     /// What was taken back was not begun, and cannot be any more.
     fn give_up(&mut self, alloc: AllocId, effects: &mut Vec<Effect>) {
         let flight = &self.flights[&alloc];
-        if flight.picked_up_ms.is_some() {
+        if flight.picked_up_ms.is_some() && !flight.is_held {
             // Its agent had it and did not get to it.
             let why = Why::NoResult { waited_ms: flight.waited_ms(), problem: flight.problem.clone() };
             self.fail(alloc, why, effects);
@@ -408,7 +451,9 @@ impl JobRollout {
                     bundle: step.to,
                     version: step.new_version.clone(),
                 });
-                effects.push(self.moved(Some(&step.host), Moved::Deferred));
+                if !flight.is_held {
+                    effects.push(self.moved(Some(&step.host), Moved::Deferred));
+                }
             }
         }
     }

@@ -113,6 +113,7 @@ impl Rollout {
             Event::Accepted(worker, fence) => {
                 self.jobs.values_mut().for_each(|job| job.accepted(*worker, *fence, now_ms));
             }
+            Event::Held(held) => self.jobs.values_mut().for_each(|job| job.hold(held, now_ms, effects)),
             Event::Hooked { job, stage, failures } => {
                 if let Some(job) = self.jobs.get_mut(job) {
                     job.hooked(*stage, failures, now_ms, ids, effects);

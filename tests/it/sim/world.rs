@@ -502,6 +502,8 @@ impl World {
                 new_version: release.new_version.clone(),
                 action: Some(DesiredAction { id, kind, timeout_s: 1, run_id: RunId::from_uuid(Uuid::from_u128(1)) }),
                 dir_mode: None,
+                deployment_seq: 0,
+                self_heal: false,
                 health: None,
             })
         };
@@ -529,6 +531,8 @@ impl World {
                 problem: None,
                 drift: vec![],
                 unmanaged: vec![],
+                boot: None,
+                unhealed: vec![],
                 health: None,
             };
             (*alloc, observed)

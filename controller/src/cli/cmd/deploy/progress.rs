@@ -166,6 +166,7 @@ impl Begun {
                 ("command_begin", "33", format!("{kind} was begun before it was taken back: waited for"))
             }
             Moved::Deferred => ("allocation_deferred", "33", "deferred until its agent is back".to_owned()),
+            Moved::Held(words) => ("allocation_held", "33", clean(words)),
             Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
             Moved::AssumedDead => {
                 let host = host.map_or_else(String::new, ToString::to_string);
@@ -195,6 +196,7 @@ impl Begun {
             Moved::Again(_)
             | Moved::TakenBack
             | Moved::TakenUp(_)
+            | Moved::Held(_)
             | Moved::Deferred
             | Moved::Left
             | Moved::AssumedDead => "warn",
