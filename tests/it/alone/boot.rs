@@ -7,6 +7,9 @@ use serde_json::json;
 use super::said;
 use crate::rollout::Fleet;
 
+/// By the deploy, then after the boot with the version that is in place.
+const TWICE: &str = "start 0.0.0 1.0.0\nstart 1.0.0 1.0.0\n";
+
 /// Starts the agent as if the machine had been booted under `id`.
 fn booted(agent: &mut Agent, fleet_dir: &std::path::Path, id: u32) {
     let file = fleet_dir.join(format!("boot-{id}"));
@@ -22,9 +25,9 @@ fn what_should_run_is_started_in_order_with_the_controller_away_and_once() {
     let given = json!({"hook_y": {"executed_on": ["cli"]}});
     let mut both = hook("db");
     both["hook_y"] = given["hook_y"].clone();
-    fleet.job("db", json!({"hooks": given}));
-    fleet.job("api", json!({"hooks": both}));
-    fleet.job("web", json!({"hooks": hook("api")}));
+    fleet.job("db", json!({"version": "1.0.0", "hooks": given}));
+    fleet.job("api", json!({"version": "1.0.0", "hooks": both}));
+    fleet.job("web", json!({"version": "1.0.0", "hooks": hook("api")}));
     fleet.job("idle", json!({}));
     fleet.job("off", json!({}));
     for job in ["db", "api", "web"] {
@@ -51,9 +54,10 @@ fn what_should_run_is_started_in_order_with_the_controller_away_and_once() {
     fleet.lower("hold.db");
     // The one that fails holds up nobody.
     fleet.wait_ran(0, "web", 2);
-    let ran = |job: &str| fleet.agents[0].read(job, "data/ran");
-    assert_eq!(ran("api"), "start 0.0.0 0.0.0\n".repeat(2));
-    assert_eq!(ran("web"), "start 0.0.0 0.0.0\n".repeat(2));
+    let root = fleet.agents[0].bucket_dir().join("jobs");
+    let ran = |job: &str| std::fs::read_to_string(root.join(job).join("data/ran")).unwrap_or_default();
+    assert_eq!(ran("api"), TWICE);
+    assert_eq!(ran("web"), TWICE);
     assert_eq!(ran("idle"), "start 0.0.0 0.0.0\nstop 0.0.0 0.0.0\n", "stopped by hand");
     assert_eq!(ran("off"), "start 0.0.0 0.0.0\nstop 0.0.0 0.0.0\n", "drained");
     // The agent again, under the same boot: nothing more.
@@ -70,8 +74,8 @@ fn what_should_run_is_started_in_order_with_the_controller_away_and_once() {
         "{why}"
     );
     assert_eq!(said(&fleet.bucket, "web"), "");
-    assert_eq!(ran("db"), "start 0.0.0 0.0.0\n".repeat(2), "once for each boot");
-    assert_eq!(ran("web"), "start 0.0.0 0.0.0\n".repeat(2));
+    assert_eq!(ran("db"), TWICE, "once for each boot");
+    assert_eq!(ran("web"), TWICE);
     // And the deploy that it was is still the last word: nothing is to be done but what failed.
     assert_eq!(fleet.words("web"), ["promoted"]);
 }

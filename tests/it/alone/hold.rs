@@ -31,7 +31,7 @@ fn a_deploy_goes_on_without_a_held_worker_and_what_was_left_out_comes_after() {
     assert!(why.contains("it is held until 20") && why.contains(&format!("maand agent unhold {host}")), "{why}");
 
     // Nor is anything else done there, and the agent says why.
-    let refused = fleet.bucket.maand(&["job", "restart", "api", "--workers", &host]).expect(1);
+    let refused = fleet.bucket.maand(&["job", "restart", "api"]).expect(1);
     let words = format!("{}{}", refused.stdout, refused.stderr);
     assert!(words.contains("an operator holds this worker: a disk is being replaced"), "{words}");
     assert_eq!(fleet.agents[0].read("api", "data/ran"), "start 0.0.0 0.0.0\n");
