@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::health::schedule::News;
 use crate::reconcile::{Place, Row, heal};
 use crate::state::ledger::Ledger;
-use crate::{clock, facts};
+use crate::{clock, facts, machine};
 
 /// What is begun is reported only when it is not done within this time: a quick update is one report.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -142,13 +142,8 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
 }
 
 /// Sends reports for as long as it is polled.
-pub async fn send_all(
-    ledger: Arc<Ledger>,
-    client: Client,
-    transient: Arc<Transient>,
-    (session, boot_id): (u64, Uuid),
-    root: std::path::PathBuf,
-) {
+pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transient>, root: std::path::PathBuf) {
+    let boot_id = machine::boot_id();
     let mut number = 0;
     let mut told: Option<WorkerFacts> = None;
     loop {
@@ -159,6 +154,8 @@ pub async fn send_all(
             let facts = facts::measure(&root);
             let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
             number += 1;
+            // Before the controller has numbered this start nothing gets through.
+            let session = client.session().unwrap_or(0);
             let report = match report(&ledger, &transient, session, number, boot_id, told_facts) {
                 Ok(report) => report,
                 Err(error) => {

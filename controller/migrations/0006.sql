@@ -1,15 +1,14 @@
--- The catalog, version 6: workers that are left alone: what they start after a boot, and in which order; what
--- they put back; those that an operator wants nothing changed on.
+-- The catalog, version 6: starts of agents. serve writes it.
 
--- The job's wave, and whether its manifest says that edited files are put back. drive writes it.
-ALTER TABLE desired_allocation ADD COLUMN deployment_seq INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE desired_allocation ADD COLUMN self_heal INTEGER NOT NULL DEFAULT 0;
-
--- Workers on which nothing is changed for a while. maand agent hold and unhold write it; it ends by itself, and
--- the row goes with the next deploy.
-CREATE TABLE worker_hold (
-  worker_id TEXT PRIMARY KEY,
-  until_ms INTEGER NOT NULL,
-  reason TEXT NOT NULL,
-  since_ms INTEGER NOT NULL
+CREATE TABLE agent_session (
+  worker_id TEXT NOT NULL,
+  number INTEGER NOT NULL,          -- ascending for a worker: a request with an older one is refused
+  start_id TEXT NOT NULL,           -- the start of an agent that it was given to
+  opened_at INTEGER NOT NULL,
+  address TEXT NOT NULL,            -- where it was opened from
+  machine TEXT,                     -- digest of the machine's id, as the agent says
+  boot_id TEXT NOT NULL,
+  instance TEXT NOT NULL,           -- of the directory that the identity is in
+  agent_version TEXT NOT NULL,
+  PRIMARY KEY (worker_id, number)
 ) STRICT, WITHOUT ROWID;

@@ -115,6 +115,7 @@ impl Workshop {
     /// Whether an allocation's start after the boot is to be done now.
     pub(super) fn is_to_start(&self, wanted: &DesiredAllocation, row: &Row) -> bool {
         row.running.is_none()
+            && !self.client.heard().is_held()
             && wanted.state == RunState::Running
             && matches!(row.place, Place::Whole(_))
             && row.boot.as_ref().is_some_and(|boot| boot.outcome.is_none())

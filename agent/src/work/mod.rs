@@ -262,6 +262,10 @@ impl Workshop {
         let row = self.ledger.row(alloc).map_err(|e| Held::Ledger(chain(&e)))?;
         let row = row.unwrap_or_else(|| Row::new(alloc, wanted.job.clone()));
         let step = next(wanted, &row);
+        // Who else works under this identity is not worked against; what runs already is followed to its end.
+        if self.client.heard().is_held() && !matches!(step, Step::Nothing | Step::Resume(_) | Step::Complete(_)) {
+            return Err(Held::Fetch("another agent works under this identity; maand-agent status".to_owned()));
+        }
         if self.is_to_start(wanted, &row) {
             self.start_after_boot(desired, wanted, row)?;
             return Ok(true);
