@@ -8,6 +8,7 @@
 //! - [`process`]: a child that is ended when its test ends
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
+//! - [`rig`]: an agent that is hit in the middle of its work
 #![allow(clippy::unwrap_used, reason = "test code: a panic is how it fails")]
 
 pub mod agents;
@@ -17,3 +18,4 @@ pub mod namespace;
 pub mod poll;
 pub mod process;
 pub mod programs;
+pub mod rig;

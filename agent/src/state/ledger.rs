@@ -22,7 +22,7 @@ use crate::operations::Entry;
 use crate::reconcile::{Accepted, Heal, Place, Row as Known, Running};
 
 /// The ledger's schema; a newer one is refused.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -61,6 +61,12 @@ ALTER TABLE allocation ADD COLUMN purged INTEGER NOT NULL DEFAULT 0;
 
 /// What the third schema adds.
 const THIRD: &str = "
+-- JSON: what lists before `list` had otherwise, and may still be in place while that is being changed.
+ALTER TABLE allocation ADD COLUMN leaving TEXT NOT NULL DEFAULT '[]';
+";
+
+/// What the fourth schema adds.
+const FOURTH: &str = "
 -- The boot that the agent last saw.
 ALTER TABLE agent ADD COLUMN boot_id TEXT;
 ALTER TABLE allocation ADD COLUMN boot TEXT;   -- JSON of ObservedBoot, of this boot
@@ -124,10 +130,9 @@ impl Ledger {
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
         match found {
             SCHEMA => {}
-            older @ 0..SCHEMA => {
-                let steps = [TABLES, SECOND, THIRD];
-                let missing = steps.get(usize::try_from(older).unwrap_or(0)..).unwrap_or_default().concat();
-                let script = format!("BEGIN; {missing} PRAGMA user_version = {SCHEMA}; COMMIT;");
+            0..SCHEMA => {
+                let steps = [TABLES, SECOND, THIRD, FOURTH].into_iter().skip(found as usize).collect::<String>();
+                let script = format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
             }
             newer => {
@@ -287,11 +292,11 @@ fn save(connection: &Connection, row: &Known) -> Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, \
-             version, purged, boot, heals) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT (alloc_id) DO UPDATE SET \
+             version, purged, leaving, boot, heals) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (alloc_id) DO UPDATE SET \
                bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
                applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
                running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged, \
-               version = excluded.version, purged = excluded.purged, boot = excluded.boot, heals = excluded.heals",
+               version = excluded.version, purged = excluded.purged, leaving = excluded.leaving, boot = excluded.boot, heals = excluded.heals",
         )
         .and_then(|mut upsert| {
             let (bundle, applying) = match row.place {
@@ -313,6 +318,7 @@ fn save(connection: &Connection, row: &Known) -> Result<()> {
                 json(&row.unmanaged),
                 row.version,
                 row.purged,
+                json(&row.leaving),
                 row.boot.as_ref().map(json),
                 json(&row.heals),
             ])
@@ -321,7 +327,7 @@ fn save(connection: &Connection, row: &Known) -> Result<()> {
     Ok(())
 }
 
-const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged, boot, heals";
+const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged, leaving, boot, heals";
 
 fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
     let connection = Connection::open(layout.ledger())?;
@@ -360,18 +366,20 @@ fn known(row: &Row<'_>) -> Result<Known> {
         serde_json::from_str(text).map_err(|error| Error::Damaged { what, why: error.to_string() })
     }
     let list: Bundle = from("a list", &text(4)?)?;
+    let leaving: Vec<shared::Entry> = from("a list", &text(13)?)?;
     let process: Process = from("a process", &text(6)?)?;
     let action: Option<ObservedAction> = optional(7)?.map(|text| from("an action", &text)).transpose()?;
     let running: Option<Running> = optional(8)?.map(|text| from("a run", &text)).transpose()?;
     let drift: Vec<RelPath> = from("drift", &text(9)?)?;
     let unmanaged: Vec<RelPath> = from("unmanaged", &text(10)?)?;
-    let boot: Option<ObservedBoot> = optional(13)?.map(|text| from("a start after a boot", &text)).transpose()?;
-    let heals: Vec<Heal> = from("what was put back", &text(14)?)?;
+    let boot: Option<ObservedBoot> = optional(14)?.map(|text| from("a start after a boot", &text)).transpose()?;
+    let heals: Vec<Heal> = from("what was put back", &text(15)?)?;
     Ok(Known {
         alloc_id: text(0)?.parse().map_err(|e: shared::id::IdError| damaged("an id")(e.to_string()))?,
         job: text(1)?.parse().map_err(|e: shared::id::IdError| damaged("a job")(e.to_string()))?,
         place,
         list,
+        leaving,
         boot,
         heals,
         applied_ms: row.get(5).during("reading an allocation")?,
