@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::health::schedule::News;
-use crate::reconcile::{Place, Row};
+use crate::reconcile::{Place, Row, heal};
 use crate::state::ledger::Ledger;
 use crate::{clock, facts, machine};
 
@@ -127,6 +127,7 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
         paths.truncate(MAX_PATHS);
         paths
     };
+    let (_, unhealed) = heal::decide(&row.drift, &row.list, &row.heals, clock::now_ms());
     ObservedAllocation {
         alloc_id: row.alloc_id,
         job: row.job,
@@ -140,6 +141,8 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
         process: row.process,
         action: row.action,
         problem,
+        boot: row.boot,
+        unhealed: first(unhealed),
         drift: first(row.drift),
         unmanaged: first(row.unmanaged),
         health,

@@ -9,6 +9,7 @@ pub mod bundles;
 pub mod certificates;
 pub mod desired;
 pub mod gc;
+pub mod holds;
 pub mod identities;
 pub mod kv;
 pub mod logged;

@@ -410,6 +410,8 @@ impl Rig {
             current_version: "0.0.0".to_owned(),
             new_version: format!("{}.0.0", wish.version),
             action,
+            deployment_seq: 0,
+            self_heal: false,
             dir_mode: None,
             health: None,
         };
@@ -422,6 +424,7 @@ impl Rig {
             issued_at_ms: 0,
             allocations: vec![allocation],
             prefetch: Vec::new(),
+            hold: None,
             operations: Vec::new(),
         }
     }

@@ -88,6 +88,22 @@ pub struct DesiredState {
     /// Ad-hoc work, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::list::<MAX_OPEN, _, _>")]
     pub operations: Vec<Operation>,
+    /// An operator wants nothing changed here for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// Until when nothing is changed on a worker, and why. It ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The controller's clock, milliseconds since 1970 UTC.
+    pub until_ms: i64,
+    /// In the operator's words.
+    pub reason: String,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl DesiredState {
@@ -123,6 +139,12 @@ pub struct DesiredAllocation {
     /// Drained by the operator: shown as such in jobs.json.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
+    /// Its job's wave: what is started after a boot is started in this order.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deployment_seq: u32,
+    /// Its manifest says that files which were edited on the worker are put back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub self_heal: bool,
     /// The files that should be in place. `None` only with `Absent` and `Purged`, or before the
     /// allocation's first release.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -77,6 +77,12 @@ pub struct ObservedAllocation {
     /// Why no progress is being made (a download that fails, a full disk), while that lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Its start after the machine's last boot; `None` when it needed none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<ObservedBoot>,
+    /// Managed files that are edited again and again, and are not put back any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealed: Vec<RelPath>,
     /// Managed files that were edited on the worker (found at the last apply or check).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<RelPath>,
@@ -125,6 +131,10 @@ impl ObservedAllocation {
         if let Some(action) = &mut self.action {
             cut(&mut action.tail, MAX_TAIL);
         }
+        if let Some(boot) = &mut self.boot {
+            cut(&mut boot.tail, MAX_TAIL);
+        }
+        self.unhealed.truncate(MAX_PATHS);
         if let Some(health) = &mut self.health {
             cut(&mut health.problem, health::MAX_PROBLEM);
         }
@@ -170,6 +180,23 @@ pub struct ObservedAction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// When the agent took it up, its clock, milliseconds since 1970 UTC.
+    pub started_ms: i64,
+    /// How long the make target took, milliseconds.
+    #[serde(default)]
+    pub duration_ms: u64,
+    /// The end of its output when it did not succeed, at most [`MAX_TAIL`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<String>,
+}
+
+/// A start after a boot, by the agent alone: no deploy asked for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedBoot {
+    /// What became of it; `None` while it runs, or its turn has not come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// When it was begun, the agent's clock, milliseconds since 1970 UTC; 0 before that.
+    #[serde(default)]
     pub started_ms: i64,
     /// How long the make target took, milliseconds.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! `maand agent`: who may join, who is there, and whose time is over.
 
 mod end;
+mod hold;
 mod ping;
 mod resolve;
 mod rotate;
@@ -30,6 +31,8 @@ pub enum Command {
     Ping(ping::Ping),
     Revoke(end::Revoke),
     Forget(end::Forget),
+    Hold(hold::Hold),
+    Unhold(hold::Unhold),
     Resolve(resolve::Resolve),
     #[command(subcommand, name = "rotate-ca")]
     RotateCa(rotate::RotateCa),
@@ -58,6 +61,8 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Ping(args) => ping::run(&args, context),
         Command::Revoke(args) => end::revoke(&args, context),
         Command::Forget(args) => end::forget(&args, context),
+        Command::Hold(args) => hold::hold(&args, context),
+        Command::Unhold(args) => hold::unhold(&args, context),
         Command::Resolve(args) => resolve::run(&args, context),
         Command::RotateCa(command) => rotate::run(&command, context),
     }
