@@ -90,8 +90,8 @@ enum Command {
     /// neither could be trusted. A copy of a worker joins anew instead.
     #[command(
         after_long_help = "Examples:\n  maand-agent adopt    when /etc/machine-id of this machine was changed\n\nOn a machine \
-        that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; then its line \
-        here, with --replace"
+        that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; here its line, \
+        and --replace"
     )]
     Adopt,
     /// Show what this agent accepted and what it has in place; needs no controller
