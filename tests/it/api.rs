@@ -18,7 +18,8 @@ use shared::{BucketId, WorkerId, token};
 
 use crate::support::{bucket, hosts};
 
-type Shown = Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>;
+/// A chain and its key.
+pub type Shown = Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>;
 
 fn bucket_id(bucket: &Bucket) -> BucketId {
     let info = bucket.maand(&["info", "--json"]).expect(0).stdout;
@@ -27,14 +28,15 @@ fn bucket_id(bucket: &Bucket) -> BucketId {
 }
 
 /// A client of `bucket`'s controller that shows any certificate, or none.
-struct Client {
+pub struct Client {
     http: reqwest::Client,
     base: String,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
-    fn new(bucket: &Bucket, shown: Shown) -> Self {
+    /// One that shows `shown`.
+    pub fn new(bucket: &Bucket, shown: Shown) -> Self {
         let roots = CertificateDer::pem_file_iter(bucket.path("secrets/agent-ca.crt")).unwrap();
         let trust = Trust::Roots {
             roots: roots.map(Result::unwrap).collect(),
@@ -47,7 +49,7 @@ impl Client {
     }
 
     /// Status and body; `None` when the connection was refused.
-    fn call(&self, path: &str, body: Option<String>, headers: &[(&str, &str)]) -> Option<(u16, Vec<u8>)> {
+    pub fn call(&self, path: &str, body: Option<String>, headers: &[(&str, &str)]) -> Option<(u16, Vec<u8>)> {
         let url = format!("{}{path}", self.base);
         self.runtime.block_on(async {
             let mut request = match body {
@@ -68,7 +70,8 @@ impl Client {
     }
 }
 
-fn own(bucket: &Bucket, host: &str) -> Shown {
+/// What the agent of `host` shows.
+pub fn own(bucket: &Bucket, host: &str) -> Shown {
     let state = bucket.dir().join("agents").join(host).join("state");
     let loaded = Identity::new(&state, bucket_id(bucket)).load().unwrap();
     Some((loaded.chain, loaded.key))
@@ -234,4 +237,37 @@ fn a_connection_that_says_nothing_is_closed() {
     let mut rest = Vec::new();
     drop(silent.read_to_end(&mut rest));
     assert!(begin.elapsed() < Duration::from_secs(25), "closed by the controller, not by this test's patience");
+}
+
+/// Numbers at their ends, in what an agent says: sums of them must not end the thread that all agents wait for.
+#[test]
+fn no_number_of_an_agent_stops_the_controller() {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 1);
+    bucket.workers(&hosts, &["all"]);
+    bucket.recording_job("api", &serde_json::json!({"selectors": ["all"]}));
+    bucket.maand(&["build"]).expect(0);
+    let _serve = bucket.serve();
+    let agent = Agent::prepare(&bucket, &hosts[0], &[]);
+    agent.enrol(&bucket).expect(0);
+    let client = Client::new(&bucket, own(&bucket, &hosts[0]));
+    let report = |number: u64, clock_ms: i64| {
+        serde_json::json!({"agent_version": "1", "session": 1, "number": number, "boot_id": uuid::Uuid::nil(),
+            "clock_ms": clock_ms, "allocations": []})
+        .to_string()
+    };
+    let chunk = |offset: u64| {
+        let source =
+            serde_json::json!({"kind": "action", "action_id": uuid::Uuid::nil(), "job": "api", "target": "start"});
+        serde_json::json!({"chunks": [{"source": source, "run_id": uuid::Uuid::nil(), "stream": "stdout",
+            "offset": offset, "bytes": "eAo="}]})
+        .to_string()
+    };
+    let call = |path: &str, body: String| client.call(path, Some(body), &[]).unwrap().0;
+    assert_eq!(call(v1::REPORTS, report(1, i64::MIN)), 200);
+    assert_eq!(call(v1::REPORTS, report(2, i64::MAX)), 200);
+    assert_eq!(call(v1::LOGS, chunk(u64::MAX)), 400);
+    assert_eq!(call(v1::LOGS, chunk(u64::MAX - 1)), 400);
+    assert_eq!(call(v1::LOGS, chunk(0)), 200);
+    assert_eq!(call(v1::REPORTS, report(3, 0)), 200, "it goes on");
 }

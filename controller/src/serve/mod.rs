@@ -26,7 +26,7 @@ use crate::catalog::{Catalog, observed, read};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
-use crate::secrets::SealingKey;
+use crate::secrets::{Known, SealingKey};
 use crate::telemetry::BucketLog;
 use crate::tls::ca::{Authority, Kind};
 use crate::{clock, tls};
@@ -36,6 +36,16 @@ pub use lock::{ServeLock, holder};
 /// How long open requests may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// The worker that a client's certificate (DER) is of, if it is an agent's of this bucket; its chain is not
+/// looked at. What every connection goes through, for whoever tests it with certificates of their own.
+#[doc(hidden)]
+pub fn certified_worker(certificate: &[u8], bucket: BucketId) -> Option<shared::WorkerId> {
+    match identity::Peer::of(Some(certificate), bucket) {
+        identity::Peer::Agent { worker, .. } => Some(worker),
+        identity::Peer::Nobody | identity::Peer::Stranger(_) => None,
+    }
+}
+
 /// Everything that a request needs.
 pub(crate) struct State {
     bucket_id: BucketId,
@@ -43,6 +53,8 @@ pub(crate) struct State {
     bundles: v1::bundles::Cache,
     packs: Packs,
     sealing: SealingKey,
+    /// What is taken out of everything that agents say.
+    known: Known,
     authority: Authority,
     /// DER of the certificate that agents see; proofs of join tokens are bound to it.
     certificate: Vec<u8>,
@@ -105,6 +117,7 @@ impl Server {
             bundles: v1::bundles::Cache::default(),
             packs,
             sealing,
+            known: Known::default(),
             authority,
             certificate,
             wakers,

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
-use data_encoding::BASE64;
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::api::v1::desired::DesiredState;
 use shared::api::v1::logs::{LogBatch, LogChunk, Source, Stream};
@@ -31,7 +30,7 @@ pub(super) async fn logs(
     let Json(batch) = batch.map_err(rejected)?;
     let mut chunks = Vec::new();
     for chunk in batch.chunks {
-        let bytes = BASE64.decode(chunk.bytes.as_bytes()).map_err(|_| Refusal::bad("bytes: not base64"))?;
+        let bytes = chunk.content().map_err(Refusal::bad)?;
         chunks.push((chunk, bytes));
     }
     let held = state.clone();
@@ -40,14 +39,15 @@ pub(super) async fn logs(
         .database
         .write(move |connection| {
             let Some(desired) = desired::state(connection, worker)? else { return Ok(()) };
+            // Before it is written anywhere: what a job prints of the bucket's secrets goes no further.
+            let redactor = held.known.redactor(connection, &held.sealing);
             for (chunk, bytes) in &chunks {
                 let Some(of) = owned(connection, worker, &desired, &chunk.source)? else { continue };
                 // An agent that was ended sends again what it does not know to have sent, cut elsewhere.
-                let known = written(connection, chunk)?.saturating_sub(chunk.offset);
-                let new = usize::try_from(known).ok().and_then(|known| bytes.get(known..));
-                let Some(bytes) = new.filter(|bytes| !bytes.is_empty()) else { continue };
+                let Some((bytes, end)) = chunk.beyond(bytes, written(connection, chunk)?) else { continue };
+                let bytes = redactor.bytes(bytes);
                 // Written first: after a crash in between a line comes twice rather than never.
-                let text = String::from_utf8_lossy(bytes);
+                let text = String::from_utf8_lossy(&bytes);
                 let omitted = (chunk.omitted > 0).then(|| format!("({} bytes left out here)", chunk.omitted));
                 let line = |msg| Line {
                     run: Some(chunk.run_id),
@@ -69,7 +69,6 @@ pub(super) async fn logs(
                 if !of.is_read {
                     held.log.write(now_ms, &lines);
                 }
-                let end = chunk.offset + known + bytes.len() as u64;
                 connection
                     .prepare_cached(
                         "INSERT INTO log_offset (action_id, stream, offset) VALUES (?1, ?2, ?3) \

@@ -6,8 +6,7 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
-use shared::api::v1::operation::{MAX_OPEN, ObservedOperation};
-use shared::api::v1::report::{ObservedAllocation, Report};
+use shared::api::v1::report::Report;
 
 use crate::catalog::observed::{self, Accepted};
 use crate::clock;
@@ -17,27 +16,23 @@ use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
 use crate::telemetry::Line;
 
-/// Most allocations in a report.
-const MAX_ALLOCATIONS: usize = 2000;
-
 pub(super) async fn report(
     Held(state): Held<Arc<State>>,
     Caller(worker): Caller,
     report: Result<Json<Report>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(mut report) = report.map_err(rejected)?;
-    if report.allocations.len() > MAX_ALLOCATIONS {
-        return Err(Refusal::bad("more allocations than a worker can have"));
-    }
-    report.allocations.iter_mut().for_each(ObservedAllocation::bound);
-    if report.operations.len() > MAX_OPEN {
-        return Err(Refusal::bad("more operations than a worker can have"));
-    }
-    report.operations.iter_mut().for_each(ObservedOperation::bound);
+    report.bound().map_err(Refusal::bad)?;
     let now_ms = clock::now_ms();
-    let refused = report.refused.clone();
-    let accepted =
-        state.database.write(move |connection| observed::accept(connection, worker, &report, now_ms)).await?;
+    let held = state.clone();
+    let (accepted, refused) = state
+        .database
+        .write(move |connection| {
+            let redactor = held.known.redactor(connection, &held.sealing);
+            report.texts(|text| *text = redactor.text(text).into_owned());
+            Ok((observed::accept(connection, worker, &report, now_ms)?, report.refused))
+        })
+        .await?;
     touch(&state, worker).await;
     let said = match (accepted, refused) {
         (Accepted::New { foreign: 0 }, None) | (Accepted::Stale, _) => None,

@@ -7,9 +7,11 @@ use uuid::Uuid;
 use super::desired::Fence;
 use super::facts::WorkerFacts;
 use super::health::{self, ObservedHealth};
-use super::operation::ObservedOperation;
+use super::operation::{Ended, MAX_OPEN, ObservedOperation};
 use crate::{ActionId, AllocId, BundleDigest, JobName, RelPath};
 
+/// Most allocations in a report.
+pub const MAX_ALLOCATIONS: usize = 2000;
 /// Most paths listed under drift or unmanaged; the rest is a count.
 pub const MAX_PATHS: usize = 50;
 /// Longest tail of output, bytes.
@@ -84,18 +86,83 @@ pub struct ObservedAllocation {
     pub health: Option<ObservedHealth>,
 }
 
-impl ObservedAllocation {
+/// Cuts a text that is longer than the wire allows.
+fn cut(text: &mut Option<String>, limit: usize) {
+    if let Some(text) = text {
+        shorten(text, limit);
+    }
+}
+
+fn shorten(text: &mut String, limit: usize) {
+    text.truncate(text.floor_char_boundary(limit));
+}
+
+impl Report {
     /// Cuts what is longer than the wire allows: a report is stored only in bounds.
-    pub fn bound(&mut self) {
-        let cut = |text: &mut Option<String>, limit: usize| {
-            if let Some(text) = text {
-                text.truncate(text.floor_char_boundary(limit));
+    ///
+    /// # Errors
+    /// It says more than a worker can have.
+    pub fn bound(&mut self) -> Result<(), &'static str> {
+        if self.allocations.len() > MAX_ALLOCATIONS {
+            return Err("more allocations than a worker can have");
+        }
+        if self.operations.len() > MAX_OPEN {
+            return Err("more operations than a worker can have");
+        }
+        self.allocations.iter_mut().for_each(ObservedAllocation::bound);
+        self.operations.iter_mut().for_each(ObservedOperation::bound);
+        shorten(&mut self.agent_version, MAX_VERSION);
+        cut(&mut self.refused, MAX_TAIL);
+        if let Some(facts) = &mut self.facts {
+            facts.tools.truncate(MAX_PATHS);
+            for text in [&mut facts.kernel, &mut facts.arch].into_iter().chain(&mut facts.tools) {
+                shorten(text, MAX_VERSION);
             }
-        };
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// Every text in it that is free: it may be output of jobs.
+    pub fn texts(&mut self, mut each: impl FnMut(&mut String)) {
+        let (version, refused) = (&mut self.agent_version, &mut self.refused);
+        let facts = self
+            .facts
+            .iter_mut()
+            .flat_map(|facts| [&mut facts.kernel, &mut facts.arch].into_iter().chain(&mut facts.tools));
+        std::iter::once(version).chain(refused).chain(facts).for_each(&mut each);
+        for allocation in &mut self.allocations {
+            let health = allocation.health.as_mut().and_then(|health| health.problem.as_mut());
+            let action = allocation.action.as_mut();
+            let said = action.into_iter().flat_map(|action| {
+                let reason = match &mut action.outcome {
+                    Some(Outcome::Refused { reason }) => Some(reason),
+                    _ => None,
+                };
+                action.tail.iter_mut().chain(reason)
+            });
+            let own = allocation.version.iter_mut().chain(&mut allocation.problem);
+            own.chain(health).chain(said).for_each(&mut each);
+        }
+        for operation in &mut self.operations {
+            if let Some(Ended::Refused { reason: text } | Ended::Unhealthy { problem: text }) = &mut operation.outcome {
+                each(text);
+            }
+        }
+    }
+}
+
+impl ObservedAllocation {
+    /// Cuts what is longer than the wire allows.
+    pub fn bound(&mut self) {
         cut(&mut self.problem, MAX_TAIL);
         cut(&mut self.version, MAX_VERSION);
         if let Some(action) = &mut self.action {
             cut(&mut action.tail, MAX_TAIL);
+            if let Some(Outcome::Refused { reason }) = &mut action.outcome {
+                shorten(reason, MAX_TAIL);
+            }
         }
         if let Some(health) = &mut self.health {
             cut(&mut health.problem, health::MAX_PROBLEM);
