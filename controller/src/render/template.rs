@@ -15,8 +15,9 @@ use crate::model::{Allocation, Worker};
 
 /// Longest output, bytes.
 const OUTPUT_CAP: usize = 16 << 20;
-/// Steps that one rendering may take.
-const FUEL: u64 = 20_000_000;
+/// Steps that one rendering may take; 64 bytes of what it makes count as one, so that it takes at most about
+/// 256 MiB.
+const FUEL: u64 = 4_000_000;
 
 /// A template as it is in the workspace.
 #[derive(Debug, Clone)]
@@ -363,6 +364,11 @@ mod tests {
             ("{{ keys('maand/worker/w2') }}", "MD0043"),
             ("{% if %}", "MD0040"),
             ("{{ int('x') }}", "MD0044"),
+            (
+                "{% set n = namespace(x='abcdefgh') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+                "MD0044",
+            ),
+            ("{{ [1] * 100000000 }}", "MD0044"),
             ("{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}", "MD0044"),
         ] {
             let said = render(text).unwrap_err();
