@@ -16,6 +16,7 @@ mod gc;
 mod health;
 mod help;
 mod hooks;
+mod identity;
 mod incremental;
 mod join;
 mod logs;

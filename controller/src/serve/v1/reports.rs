@@ -18,7 +18,7 @@ use crate::telemetry::Line;
 
 pub(super) async fn report(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     report: Result<Json<Report>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(mut report) = report.map_err(rejected)?;

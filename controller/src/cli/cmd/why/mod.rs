@@ -9,7 +9,7 @@ use shared::{Code, Diagnostic, Host, JobName, WorkerId};
 
 use crate::catalog::observed::{Agent, Contact};
 use crate::catalog::rollout::{self as rollouts, Header};
-use crate::catalog::{Catalog, agents, desired, gc, observed, read};
+use crate::catalog::{Catalog, agents, desired, gc, identities, observed, read};
 use crate::cli::Context;
 use crate::cli::cmd::rollout::phase;
 use crate::cli::filter::unknown;
@@ -126,6 +126,7 @@ fn look(host: &str, context: &Context, catalog: &mut Catalog) -> Result<Read, Fa
         let contact = observed::contacts(tx)?.remove(&id);
         Ok((desired::state(tx, id)?, observed::agents(tx)?.remove(&id), contact, agents::joined(tx)?.remove(&id), open))
     })?;
+    let (mut alarms, mut shut_out) = catalog.read(|tx| Ok((identities::alarms(tx)?, identities::shut_out(tx)?)))?;
     let away = match contact {
         Some(contact) if contact.is_online(now_ms) => None,
         Some(contact) => Some(format!("last seen {}", time(contact.last_seen_ms))),
@@ -137,6 +138,8 @@ fn look(host: &str, context: &Context, catalog: &mut Catalog) -> Result<Read, Fa
         is_regressed,
         is_served,
         joined: end.map(|end| end <= now_ms),
+        shut_out: shut_out.remove(&id).map(|(at_ms, why)| format!("{}, {}", clean(&why), time(at_ms))),
+        alarms: alarms.remove(&id).unwrap_or_default(),
         away,
         told: told.as_ref().map(|told| told.fence),
         accepted: agent.as_ref().and_then(|agent| agent.accepted),
