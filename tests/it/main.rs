@@ -23,6 +23,7 @@ mod logs;
 mod namespaces;
 mod operations;
 mod outside;
+mod promises;
 mod recover;
 mod rerender;
 mod rollout;

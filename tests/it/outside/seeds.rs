@@ -91,7 +91,9 @@ fn enrolments() -> BTreeMap<String, Vec<u8>> {
     let ed25519 = request(&KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
     let p384 = request(&KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap());
     let body = json!({"token_id": "AQEBAQEBAQEBAQEBAQEBAQ", "csr": BASE64.encode(b"0"), "proof": ""});
-    let mut all = values([("body.json", body)]);
+    let proven = json!({"certificate": "MAA=", "csr": "MAA=", "proof": ""});
+    let renewal = json!({"csr": "MAA="});
+    let mut all = values([("body.json", body), ("renewal.json", renewal), ("proven.json", proven)]);
     all.extend([("p256.der", p256), ("ed25519.der", ed25519), ("p384.der", p384)].map(|(n, b)| (n.to_owned(), b)));
     all
 }

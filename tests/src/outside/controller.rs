@@ -4,6 +4,7 @@ use ::controller::telemetry::blocks;
 use ::controller::telemetry::record::Record;
 use data_encoding::BASE64;
 use shared::api::v1::enrol::EnrolRequest;
+use shared::api::v1::renew::{ProvenRequest, RenewRequest};
 
 use super::wire;
 
@@ -16,8 +17,9 @@ pub(super) fn certificate(bytes: &[u8]) {
     drop(::agent::tls::controller_name_of(bytes));
 }
 
-/// The body of an enrolment, or the request for a certificate that is in it, DER.
+/// The body of an enrolment or a renewal, or the request for a certificate that is in it, DER.
 pub(super) fn enrol(bytes: &[u8]) {
+    drop((wire::json::<RenewRequest>(bytes), wire::json::<ProvenRequest>(bytes)));
     let csr = match wire::json::<EnrolRequest>(bytes) {
         Some(request) => BASE64.decode(request.csr.as_bytes()).unwrap_or_default(),
         None => bytes.to_vec(),
