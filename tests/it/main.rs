@@ -13,6 +13,7 @@ mod docs;
 mod edits;
 mod faults;
 mod gc;
+mod guide;
 mod health;
 mod help;
 mod hooks;

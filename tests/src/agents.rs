@@ -101,6 +101,11 @@ impl Agent {
         self.running.as_mut().expect("the agent was started")
     }
 
+    /// Its process id; it must have been started.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the agent was started").pid()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process().kill();

@@ -41,6 +41,8 @@ pub struct Worker {
     pub refused: Option<String>,
     /// Its clock less ours, milliseconds.
     pub clock_ms: i64,
+    /// What make targets need and it has not, as its agent said.
+    pub lacking: Vec<&'static str>,
 }
 
 /// What is known of one of its allocations.
@@ -168,6 +170,12 @@ pub fn of_worker(worker: &Worker) -> Option<Conclusion> {
         return so(
             format!("its clock is {seconds:+} s off: what it logs has wrong times; beyond a day it is not let in"),
             "set up time synchronisation there",
+        );
+    }
+    if !worker.lacking.is_empty() {
+        return so(
+            format!("{host} has no {}: make targets cannot run there", worker.lacking.join(" and no ")),
+            format!("install it there; maand agent ping {host} has its agent look again"),
         );
     }
     None

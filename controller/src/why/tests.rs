@@ -30,6 +30,7 @@ fn worker() -> Worker {
         accepted: Some(fence),
         refused: None,
         clock_ms: 5,
+        lacking: Vec::new(),
     }
 }
 
@@ -116,6 +117,7 @@ fn every_way_of_not_being_where_the_operator_wants_it() {
         ("no maand serve runs", |w, _| (w.away, w.is_served) = (Some("-".into()), false), "start maand serve"),
         ("behind: it accepted nothing, it was told 1.2.3", |w, _| w.accepted = None, "maand agent ping w"),
         ("-120 s off", |w, _| w.clock_ms = -120_000, "time synchronisation"),
+        ("w has no make: make targets cannot run", |w, _| w.lacking = vec!["make"], "install it there"),
         ("is under way (rollout 0197, batch 1 of 2): not picked", |_, h| h.rolling = rolling(false, false), "watch"),
         ("nobody drives it", |_, h| h.rolling = rolling(true, false), "maand deploy goes on"),
         ("in sync", |_, h| h.rolling = rolling(false, true), ""),

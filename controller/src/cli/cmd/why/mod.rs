@@ -61,9 +61,10 @@ struct Read {
 /// Runs it.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let known = look(&args.host, context, &mut catalog)?;
+    let mut known = look(&args.host, context, &mut catalog)?;
     let survey = Survey::take(&mut catalog, &Options::default(), known.worker.is_served, known.now_ms)?;
     let plan = survey.plan(&Options::default());
+    known.worker.lacking = survey.lacking.get(&known.id).cloned().unwrap_or_default();
     let said = catalog.read(|tx| observed::allocations(tx))?;
     let mut all: Vec<Here> = survey
         .snapshot
@@ -145,6 +146,7 @@ fn look(host: &str, context: &Context, catalog: &mut Catalog) -> Result<Read, Fa
         accepted: agent.as_ref().and_then(|agent| agent.accepted),
         refused: agent.as_ref().and_then(|agent| agent.refused.clone()),
         clock_ms: agent.as_ref().map_or(0, |agent| agent.clock_offset_ms),
+        lacking: Vec::new(),
     };
     Ok(Read { snapshot, id, host, worker, told, agent, contact, certificate_end_ms: end, open, now_ms })
 }
