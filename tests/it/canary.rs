@@ -223,7 +223,7 @@ fn a_secret_is_found_where_it_belongs_and_nowhere_else() {
     run(&["cat", "kv", "get", "secrets/job/api", "password", "--json"], 0);
     run(&["logs", "show", "--json"], 0);
     run(&["logs", "show"], 0);
-    run(&["why", "api", "--json"], 0);
+    run(&["why", &hosts[0], "api", "--json"], 0);
     let said = all.into_inner();
     assert!(!canary.is_in(said.as_bytes()), "a command said it:\n{said}");
     let revealed = bucket.maand(&["cat", "kv", "get", "secrets/job/api", "password", "--reveal"]).expect(0).stdout;
