@@ -24,6 +24,7 @@ pub mod job_logs;
 pub mod join;
 pub mod local;
 pub mod logs;
+pub mod machine;
 pub mod operations;
 pub mod poll;
 pub mod reconcile;

@@ -1,6 +1,5 @@
 //! Edge: tells the controller all that the agent knows, until it has it. A report is made of the
 //! ledger when it is sent, so a result and its report are one and the same durable row.
-#![expect(clippy::disallowed_methods, reason = "edge: the kernel's boot id")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use crate::client::Client;
 use crate::health::schedule::News;
 use crate::reconcile::{Place, Row};
 use crate::state::ledger::Ledger;
-use crate::{clock, facts};
+use crate::{clock, facts, machine};
 
 /// What is begun is reported only when it is not done within this time: a quick update is one report.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -140,15 +139,8 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
 }
 
 /// Sends reports for as long as it is polled.
-pub async fn send_all(
-    ledger: Arc<Ledger>,
-    client: Client,
-    transient: Arc<Transient>,
-    session: u64,
-    root: std::path::PathBuf,
-) {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-    let boot_id = boot_id.and_then(|text| text.trim().parse().ok()).unwrap_or(Uuid::nil());
+pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transient>, root: std::path::PathBuf) {
+    let boot_id = machine::boot_id();
     let mut number = 0;
     let mut told: Option<WorkerFacts> = None;
     loop {
@@ -159,6 +151,8 @@ pub async fn send_all(
             let facts = facts::measure(&root);
             let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
             number += 1;
+            // Before the controller has numbered this start nothing gets through.
+            let session = client.session().unwrap_or(0);
             let report = match report(&ledger, &transient, session, number, boot_id, told_facts) {
                 Ok(report) => report,
                 Err(error) => {

@@ -94,11 +94,12 @@ codes! {
     AgentBehind = 87, "an agent has not accepted the last deploy";
     WorkerLost = 88, "a worker is gone and not cleaned up";
     NotMeasured = 89, "a worker's memory and processors have not been measured";
-    // 009x: hooks and health
+    // 009x: hooks and health, and what is left of agents
     HookFailed = 90, "a hook failed";
     HookRuntime = 91, "a hook's interpreter is missing";
     Unhealthy = 92, "a health check failed";
     OperationFailed = 93, "an operation on a worker failed";
+    CopiedIdentity = 94, "this agent's identity is a copy";
 }
 
 impl fmt::Display for Code {
