@@ -331,7 +331,7 @@ fn tokens_and_keys_of_agents_are_kept_by_those_who_need_them() {
     let body: String = std::str::from_utf8(pem).unwrap().lines().filter(|line| !line.starts_with('-')).collect();
     let der = BASE64.decode(body.as_bytes()).unwrap();
     // The middle: what stands before it is the same for all keys.
-    let (lines, inner) = (body[40..80].as_bytes(), &der[36..68]);
+    let (lines, inner) = (&body.as_bytes()[40..80], &der[36..68]);
     for (other, content) in everywhere.iter().filter(|(other, _)| other != path) {
         assert!(!contains(content, lines) && !contains(content, inner), "an agent's key is in {}", other.display());
     }
