@@ -29,6 +29,7 @@ pub mod hooks;
 pub mod paths;
 pub mod secrets;
 pub mod serve;
+pub mod tally;
 pub mod telemetry;
 pub mod tls;
 
