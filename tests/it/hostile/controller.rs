@@ -193,7 +193,10 @@ fn what_a_controller_sends_stays_in_the_job_in_memory_and_in_time() {
     });
 }
 
-fn scenarios(newer: &dyn Fn(&dyn Fn(&mut Value)) -> Value, digest_of: &dyn Fn(u64) -> BundleDigest) -> Vec<Scenario> {
+/// Makes a newer document than the last one, changed by what it is given.
+type Newer<'a> = dyn Fn(&dyn Fn(&mut Value)) -> Value + 'a;
+
+fn scenarios(newer: &Newer<'_>, digest_of: &dyn Fn(u64) -> BundleDigest) -> Vec<Scenario> {
     let mut all: Vec<Scenario> = Vec::new();
     // Answers to the question what to run.
     let mut desired = |name, complains, answer: Answer| {
