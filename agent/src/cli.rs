@@ -87,9 +87,8 @@ enum Command {
     /// An agent does not run with an identity that was made on another machine: of two machines with one identity
     /// neither could be trusted. A copy of a worker joins anew instead.
     #[command(
-        after_long_help = "Examples:\n  maand-agent adopt         after /etc/machine-id was changed, on the same machine\n\nOn a \
-        machine that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; here, the \
-        line that it prints, with --replace"
+        after_long_help = "Examples:\n  maand-agent adopt         the same machine, with another /etc/machine-id\n\nOn a \
+        machine that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; here its line, with --replace"
     )]
     Adopt,
     /// Show what this agent accepted and what it has in place; needs no controller
