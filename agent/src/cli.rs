@@ -21,7 +21,7 @@ use crate::report::{self, Transient};
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
-use crate::{by_hand, clock, health, job_logs, local, machine, poll, reconcile, run};
+use crate::{by_hand, clock, facts, health, job_logs, local, machine, poll, reconcile, run};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -81,14 +81,18 @@ enum Command {
         /// Dial this address instead of the one in the settings
         #[arg(long, value_name = "URL")]
         controller: Option<String>,
+        /// Where the id of this boot is read from; for tests
+        #[arg(long, value_name = "FILE", default_value = facts::BOOT_ID, hide = true)]
+        boot_id_file: PathBuf,
     },
     /// Confirm that this machine is the one that joined, although its id was changed
     ///
     /// An agent does not run with an identity that was made on another machine: of two machines with one identity
     /// neither could be trusted. A copy of a worker joins anew instead.
     #[command(
-        after_long_help = "Examples:\n  maand-agent adopt         the same machine, with another /etc/machine-id\n\nOn a \
-        machine that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; here its line, with --replace"
+        after_long_help = "Examples:\n  maand-agent adopt    when /etc/machine-id of this machine was changed\n\nOn a machine \
+        that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; then its line \
+        here, with --replace"
     )]
     Adopt,
     /// Show what this agent accepted and what it has in place; needs no controller
@@ -154,6 +158,9 @@ enum Command {
     },
 }
 
+/// Seconds between two looks for edited files, where agent.toml does not say.
+const DRIFT_CHECK_S: u32 = 3600;
+
 /// Most bytes of a job's logs that a controller is shown at once: what an agent sends of output as it comes.
 const MOST_SHOWN: u64 = 1 << 20;
 
@@ -176,7 +183,7 @@ pub fn main() -> ExitCode {
         Command::Join { url, token, root, state, replace } => {
             enrol(&url, token, Place { config: cli.config, root, state, replace })
         }
-        Command::Run { controller } => serve(&cli.config, controller),
+        Command::Run { controller, boot_id_file } => serve(&cli.config, controller, &boot_id_file),
         Command::Adopt => Config::load(&cli.config).and_then(|config| {
             let identity = Identity::new(&config.state, config.bucket_id);
             identity.load()?;
@@ -250,7 +257,8 @@ fn read_token() -> Result<String, Diagnostic> {
     }
 }
 
-fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagnostic> {
+fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std::path::Path) -> Result<(), Diagnostic> {
+    let boot_id = facts::boot_id(boot_id_file);
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
     // What the agent writes for itself is nobody else's; make gets the usual mask.
     let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -304,6 +312,13 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         if let Some(state) = &accepted {
             poll::describe(&layout, state);
         }
+        if let Some(boot_id) = boot_id {
+            shop.boot(boot_id);
+        }
+        let every = config.drift_check_seconds.unwrap_or(DRIFT_CHECK_S);
+        if every > 0 {
+            shop.watch_drift(std::time::Duration::from_secs(every.into()));
+        }
         // Finishes what a crash cut off, before anything is heard from the controller.
         shop.begin();
         let renewing = Renewing::new(identity, config.bucket_id, &config.controller, client.clone(), held);
@@ -344,6 +359,7 @@ fn nothing_accepted(config: &Config) -> DesiredState {
         allocations: Vec::new(),
         prefetch: Vec::new(),
         operations: Vec::new(),
+        hold: None,
     }
 }
 

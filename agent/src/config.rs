@@ -25,6 +25,10 @@ pub struct Config {
     /// Seconds between polls, for a proxy that allows no waiting; without it the agent holds a request open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_interval_seconds: Option<u32>,
+    /// Seconds between two looks at whether files that the agent put in place were edited; 0: never. Without it
+    /// an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift_check_seconds: Option<u32>,
     /// Kinds of ad-hoc work that this agent does for its controller: `make` (targets of deployed jobs),
     /// `script` (whatever `maand run_command` is given), `probe` (health checks on demand),
     /// `logs` (reading what jobs wrote into their own logs/). Without it all; what deploys do is not ad hoc.

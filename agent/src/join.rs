@@ -88,6 +88,7 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
         root: absolute(&place.root),
         state: absolute(&place.state),
         poll_interval_seconds: None,
+        drift_check_seconds: None,
         allow: None,
     };
     config.save(&place.config)?;
