@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use shared::api::v1::desired::DesiredState;
 use shared::api::v1::session::SessionRequest;
 use shared::{Code, Diagnostic};
@@ -170,6 +171,8 @@ pub fn command() -> clap::Command {
 
 /// Runs `maand-agent`.
 pub fn main() -> ExitCode {
+    // A core dump would have keys and secrets in it; what is started does not inherit this.
+    let _set = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,

@@ -75,8 +75,14 @@ impl Config {
             }
             Err(error) => return Err(problem("the agent's settings cannot be read".into()).cause(&error)),
         };
-        toml::from_str(&text).map_err(|error| {
-            problem("the agent's settings are not of their form".into())
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Diagnostic> {
+        toml::from_str(text).map_err(|error| {
+            Diagnostic::new(Code::Settings, "the agent's settings are not of their form")
+                .at(path.display())
                 .note(error.message())
                 .remedy("correct the file, or join again")
         })

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::BASE64;
 use serde_json::json;
 use shared::BlobDigest;
 use shared::api::v1::MAX_WAIT_S;
@@ -121,14 +120,9 @@ async fn offered(
         shop.transient.refused(Some(why));
         false
     };
-    let Ok(payload) = BASE64.decode(envelope.payload.as_bytes()) else {
-        return refuse("the document is no base64".to_owned());
-    };
-    // It may be long, and what follows needs memory of its own.
-    drop(envelope);
-    let state: DesiredState = match serde_json::from_slice(&payload) {
-        Ok(state) => state,
-        Err(error) => return refuse(format!("the document is not of its form: {error}")),
+    let (payload, state) = match envelope.opened() {
+        Ok(opened) => opened,
+        Err(why) => return refuse(why),
     };
     let hash = *BlobDigest::of(&payload).as_bytes();
     let asked = clock::moment();

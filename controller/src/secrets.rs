@@ -1,6 +1,8 @@
 //! Edge: the key that seals secrets, and what is sealed with it.
 #![expect(clippy::disallowed_methods, reason = "edge: reads and writes secrets/kv.key")]
 
+mod known;
+
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -8,6 +10,8 @@ use std::path::Path;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub use known::Known;
 
 /// Why something could not be sealed or opened.
 #[derive(Debug, Error)]

@@ -1,6 +1,7 @@
 //! Tasks around the workspace: `cargo dev` and `cargo xtask TASK`.
 
 mod dev;
+mod fuzz;
 #[cfg(feature = "pages")]
 mod pages;
 
@@ -14,6 +15,9 @@ usage: cargo xtask TASK [ARGUMENT ...]
 tasks:
   completions DIR      write completions of maand and maand-agent for bash, zsh and fish into DIR
   man DIR              write a man page of each command into DIR
+  fuzz [TARGET ...] [--seconds N]
+                       run the targets of tests/fuzz, each for N seconds (60), and print what each found;
+                       needs nightly Rust and cargo-fuzz
   dev [DIR] [--once]   build maand and maand-agent in release and run `maand dev` (also: cargo dev)";
 
 fn main() -> ExitCode {
@@ -21,6 +25,7 @@ fn main() -> ExitCode {
     let task = arguments.next();
     match task.as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("dev") => dev::run(arguments),
+        Some("fuzz") => fuzz::run(arguments),
         Some(task @ ("completions" | "man")) => write(task, arguments),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");

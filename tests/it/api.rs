@@ -235,3 +235,36 @@ fn a_connection_that_says_nothing_is_closed() {
     drop(silent.read_to_end(&mut rest));
     assert!(begin.elapsed() < Duration::from_secs(25), "closed by the controller, not by this test's patience");
 }
+
+/// Numbers at their ends, in what an agent says: sums of them must not end the thread that all agents wait for.
+#[test]
+fn no_number_of_an_agent_stops_the_controller() {
+    let bucket = bucket();
+    let hosts = hosts(&bucket, 1);
+    bucket.workers(&hosts, &["all"]);
+    bucket.recording_job("api", &serde_json::json!({"selectors": ["all"]}));
+    bucket.maand(&["build"]).expect(0);
+    let _serve = bucket.serve();
+    let agent = Agent::prepare(&bucket, &hosts[0], &[]);
+    agent.enrol(&bucket).expect(0);
+    let client = Client::new(&bucket, own(&bucket, &hosts[0]));
+    let report = |number: u64, clock_ms: i64| {
+        serde_json::json!({"agent_version": "1", "session": 1, "number": number, "boot_id": uuid::Uuid::nil(),
+            "clock_ms": clock_ms, "allocations": []})
+        .to_string()
+    };
+    let chunk = |offset: u64| {
+        let source =
+            serde_json::json!({"kind": "action", "action_id": uuid::Uuid::nil(), "job": "api", "target": "start"});
+        serde_json::json!({"chunks": [{"source": source, "run_id": uuid::Uuid::nil(), "stream": "stdout",
+            "offset": offset, "bytes": "eAo="}]})
+        .to_string()
+    };
+    let call = |path: &str, body: String| client.call(path, Some(body), &[]).unwrap().0;
+    assert_eq!(call(v1::REPORTS, report(1, i64::MIN)), 200);
+    assert_eq!(call(v1::REPORTS, report(2, i64::MAX)), 200);
+    assert_eq!(call(v1::LOGS, chunk(u64::MAX)), 400);
+    assert_eq!(call(v1::LOGS, chunk(u64::MAX - 1)), 400);
+    assert_eq!(call(v1::LOGS, chunk(0)), 200);
+    assert_eq!(call(v1::REPORTS, report(3, 0)), 200, "it goes on");
+}

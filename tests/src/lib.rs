@@ -8,6 +8,7 @@
 //! - [`process`]: a child that is ended when its test ends
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
+//! - [`outside`]: everything that parses bytes from outside, as functions of bytes
 //! - [`rig`]: an agent that is hit in the middle of its work
 #![allow(clippy::unwrap_used, reason = "test code: a panic is how it fails")]
 
@@ -15,6 +16,7 @@ pub mod agents;
 pub mod bucket;
 pub mod light;
 pub mod namespace;
+pub mod outside;
 pub mod poll;
 pub mod process;
 pub mod programs;

@@ -80,6 +80,45 @@ fn latest(connection: &Connection, namespace: &str, key: &str) -> Result<Option<
     Ok(found)
 }
 
+/// Counts commits of other connections.
+pub fn data_version(connection: &Connection) -> Result<i64> {
+    connection.pragma_query_value(None, "data_version", |row| row.get(0)).during("looking for changes")
+}
+
+/// Differs when secrets were written or forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(u64, u64, i64);
+
+/// Where secrets are.
+const SECRETS: &str = "secrets/";
+
+/// See [`Stamp`].
+pub fn secrets_stamp(connection: &Connection) -> Result<Stamp> {
+    connection
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(version), 0), coalesce(max(created_at), 0) FROM key_value \
+             WHERE namespace >= ?1 AND namespace < ?2",
+        )
+        .and_then(|mut select| {
+            let stamp = |row: &rusqlite::Row<'_>| Ok(Stamp(row.get(0)?, row.get(1)?, row.get(2)?));
+            select.query_row([SECRETS, &end_of(SECRETS)], stamp)
+        })
+        .during("looking for changed secrets")
+}
+
+/// Every sealed value that is kept, older versions included: namespace, key, stored form.
+pub fn secrets(connection: &Connection) -> Result<Vec<(String, String, String)>> {
+    connection
+        .prepare_cached(
+            "SELECT DISTINCT namespace, key, value FROM key_value WHERE namespace >= ?1 AND namespace < ?2 AND deleted = 0",
+        )
+        .and_then(|mut select| {
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            select.query_map([SECRETS, &end_of(SECRETS)], row)?.collect()
+        })
+        .during("reading secrets")
+}
+
 /// The latest rows of every namespace whose name begins with `prefix`, which ends with a slash.
 pub fn rows_below(connection: &Connection, prefix: &str) -> Result<BTreeMap<String, BTreeMap<String, Row>>> {
     let mut found: BTreeMap<String, BTreeMap<String, Row>> = BTreeMap::new();

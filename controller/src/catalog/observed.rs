@@ -58,7 +58,7 @@ pub fn accept(connection: &Connection, worker: WorkerId, report: &Report, now_ms
                 report.number,
                 report.agent_version,
                 report.boot_id.to_string(),
-                report.clock_ms - now_ms,
+                report.clock_ms.saturating_sub(now_ms),
                 accepted.map(|f| f.epoch),
                 accepted.map(|f| f.update_seq),
                 accepted.map(|f| f.generation),
@@ -302,7 +302,7 @@ impl Contact {
     /// Whether the agent counts as online at `now_ms`.
     pub fn is_online(self, now_ms: i64) -> bool {
         // `connected` alone is not enough: serve may have been killed while it was set.
-        self.connected && now_ms - self.last_seen_ms < ONLINE_MS
+        self.connected && now_ms.saturating_sub(self.last_seen_ms) < ONLINE_MS
     }
 }
 

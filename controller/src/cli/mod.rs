@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use shared::{Code, Diagnostic};
 
 use crate::failure::{Exit, Failure};
@@ -112,6 +113,8 @@ pub fn command() -> clap::Command {
 
 /// Runs `maand`: parses, dispatches, prints what went wrong.
 pub fn main() -> ExitCode {
+    // A core dump would have keys and secrets in it; what is started does not inherit this.
+    let _set = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         // Help and version are no errors; clap prints each where it belongs and exits 0 or 2 as we do.

@@ -87,6 +87,17 @@ impl Overlay {
         all
     }
 
+    /// The secrets that somebody wrote, here or below, in their stored form.
+    pub(super) fn secrets(&self) -> Vec<(Namespace, String, String)> {
+        let mut all = self.base.as_ref().map(|base| base.secrets()).unwrap_or_default();
+        let secret = |((namespace, key), change): (&(Namespace, String), &Change)| match change {
+            Change::Secret(stored) => Some((namespace.clone(), key.clone(), stored.clone())),
+            Change::Value(_) | Change::Delete => None,
+        };
+        all.extend(self.lock().iter().filter_map(secret));
+        all
+    }
+
     /// Writes a key.
     pub(super) fn put(&self, namespace: Namespace, key: String, change: Change) -> Result<(), Full> {
         let mut writes = self.lock();

@@ -155,8 +155,8 @@ impl Inner {
         let who = who.who();
         sink.started(&who);
         let give: run::Give = {
-            let sink = sink.clone();
-            Arc::new(move |lines| sink.lines(&invocation.who(), lines))
+            let (sink, values) = (sink.clone(), self.values.clone());
+            Arc::new(move |lines| sink.lines(&invocation.who(), &values.redacted(&invocation.overlay, lines)))
         };
         let ended = run::run(process, stop, give).await;
         let held = pass.end();
@@ -170,7 +170,7 @@ impl Inner {
         let duration_ms = u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX);
         sink.ended(&who, &ended.outcome, duration_ms);
         drop(tokio::task::spawn_blocking(move || drop(stage)).await);
-        ran(ended.outcome, duration_ms, ended.last)
+        ran(ended.outcome, duration_ms, self.values.redacted(&hook.overlay, &ended.last))
     }
 
     /// What the catalog has of an allocation: its index, and its certificates.

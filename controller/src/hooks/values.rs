@@ -7,8 +7,10 @@ use shared::diagnostic::chain;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::output::Line;
 use super::overlay::{Change, Full, Overlay};
 use crate::catalog::{self, Catalog, kv};
+use crate::model::Redactor;
 use crate::model::kv::Namespace;
 use crate::secrets::{self, SealingKey};
 
@@ -37,11 +39,12 @@ impl From<Full> for Error {
 pub(super) struct Values {
     catalog: Mutex<Catalog>,
     key: Arc<SealingKey>,
+    known: secrets::Known,
 }
 
 impl Values {
     pub(super) fn new(catalog: Catalog, key: Arc<SealingKey>) -> Self {
-        Self { catalog: Mutex::new(catalog), key }
+        Self { catalog: Mutex::new(catalog), key, known: secrets::Known::default() }
     }
 
     /// Reads rows.
@@ -74,6 +77,20 @@ impl Values {
                 }
             }
         }
+    }
+
+    /// What a hook printed, without the secrets of the bucket and those that it wrote itself just now.
+    pub(super) fn redacted(&self, over: &Overlay, lines: &[Line]) -> Vec<Line> {
+        let known = {
+            let catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+            self.known.redactor(catalog.connection(), &self.key)
+        };
+        let new: Vec<_> = over.secrets();
+        let open =
+            |(at, key, stored): &(Namespace, String, String)| self.key.open_value(&at.to_string(), key, stored).ok();
+        let new: Vec<_> = new.iter().filter_map(open).collect();
+        let new = Redactor::new(new.iter().map(|value| value.as_str()));
+        lines.iter().map(|(stderr, line)| (*stderr, known.text(&new.text(line)).into_owned())).collect()
     }
 
     /// The live keys of a namespace.

@@ -9,6 +9,7 @@ pub mod health;
 pub mod hook;
 pub mod job;
 pub mod kv;
+pub mod redactor;
 pub mod units;
 pub mod worker;
 
@@ -19,4 +20,5 @@ pub use glob::Glob;
 pub use health::{HealthCheck, Probe};
 pub use hook::{Demand, Hook, HookEvent};
 pub use job::{Amount, Budget, FileKind, Job, JobFile, JobSpec, RestartPolicy};
+pub use redactor::Redactor;
 pub use worker::Worker;

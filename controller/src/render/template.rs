@@ -15,8 +15,9 @@ use crate::model::{Allocation, Worker};
 
 /// Longest output, bytes.
 const OUTPUT_CAP: usize = 16 << 20;
-/// Steps that one rendering may take.
-const FUEL: u64 = 20_000_000;
+/// Steps that one rendering may take; 64 bytes of what it makes count as one, so that it takes at most about
+/// 256 MiB.
+const FUEL: u64 = 4_000_000;
 
 /// A template as it is in the workspace.
 #[derive(Debug, Clone)]
@@ -125,8 +126,8 @@ impl Templates {
     pub fn render(&self, context: &Context<'_>) -> Result<Vec<Rendered>, Unrendered> {
         // Functions of this allocation, on a copy of the environment: it is shared and cheap to clone.
         let mut environment = self.environment.clone();
-        let secret = Arc::new(AtomicBool::new(false));
-        values::add(&mut environment, context, &secret, &self.older);
+        let read = values::Read::default();
+        values::add(&mut environment, context, &read, &self.older);
         let mut rendered = Vec::new();
         let mut problems = Vec::new();
         let mut missing = Some(BTreeSet::new());
@@ -138,10 +139,10 @@ impl Templates {
                 missing = None;
                 continue;
             };
-            secret.store(false, Ordering::Relaxed);
             let output = environment
                 .get_template(source.path.as_str())
                 .and_then(|template| template.render(self.scope(context)));
+            let secrets = read.take();
             match output {
                 Ok(output) if output.len() > OUTPUT_CAP => {
                     let problem = Diagnostic::new(Code::TemplateFailed, "this template renders to more than 16 MiB");
@@ -149,11 +150,11 @@ impl Templates {
                     missing = None;
                 }
                 Ok(output) => {
-                    let private = secret.load(Ordering::Relaxed);
+                    let private = !secrets.is_empty();
                     rendered.push(Rendered { path, mode: source.mode, content: output.into_bytes(), private });
                 }
                 Err(error) => {
-                    problems.push(self.problem(source, context, &error));
+                    problems.push(self.problem(source, context, &error, &secrets));
                     match (lacking(&error), &mut missing) {
                         (Some(namespace), Some(all)) => drop(all.insert(namespace)),
                         _ => missing = None,
@@ -181,10 +182,17 @@ impl Templates {
         }
     }
 
-    fn problem(&self, source: &Source, context: &Context<'_>, error: &Error) -> Diagnostic {
+    /// `secrets` were read before, and may be part of what the library says.
+    fn problem(&self, source: &Source, context: &Context<'_>, error: &Error, secrets: &[String]) -> Diagnostic {
         let place = place(&self.job, &source.path, error);
         let cause = innermost(error);
-        let text = detail(cause);
+        let mut text = detail(cause);
+        if !secrets.is_empty() && ![MISSING, FORBIDDEN].iter().any(|mark| text.starts_with(mark)) {
+            text = format!("{} (what exactly is not shown: the template has read a secret)", cause.kind());
+        }
+        for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+            text = text.replace(secret, "[secret]");
+        }
         let problem = match (cause.kind(), text.split_once(' ')) {
             (ErrorKind::UndefinedError, _) => Diagnostic::new(Code::TemplateUndefined, "this template uses a name that is not defined")
                 .remedy("the names are allocation_id, job, current_version, new_version, bucket_id, worker_id, worker_ip, labels, bucket_path, job_path; key-values are read with get(namespace, key)"),
@@ -360,6 +368,20 @@ mod tests {
         ] {
             let said = render(text).unwrap_err();
             assert!(said.contains(code) && said.contains("conf/a.j2"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_error_repeats_no_secret() {
+        for text in [
+            "{{ int(get_secret('password')) }}",
+            "{% set s = get_secret('password') %}{{ s.nothing.at.all }}",
+            "{{ get_secret('password') | abs }}",
+            "{{ get('vars/job/api', get_secret('password')) }}",
+            "{{ get(get_secret('password'), 'x') }}",
+        ] {
+            let said = render(text).unwrap_err();
+            assert!(!said.contains("hush"), "{text}: {said}");
         }
     }
 }

@@ -2,8 +2,8 @@
 //! what was made of a secret is remembered.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::{Environment, Error, ErrorKind};
 use shared::JobName;
@@ -20,6 +20,21 @@ pub(super) fn access<'a>(context: &Context<'a>) -> Access<'a> {
     Access { job: &context.allocation.job, host: &context.worker.host, upstream: context.upstream }
 }
 
+/// The secrets that a template has read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Read(Arc<Mutex<Vec<String>>>);
+
+impl Read {
+    fn add(&self, secret: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(secret.to_owned());
+    }
+
+    /// Those since this was called last.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// What the functions of one allocation need, for as long as its environment lives.
 #[derive(Clone)]
 struct Reader {
@@ -27,7 +42,7 @@ struct Reader {
     upstream: Arc<BTreeSet<JobName>>,
     job: JobName,
     host: shared::Host,
-    secret: Arc<AtomicBool>,
+    read: Read,
     older: Arc<AtomicBool>,
 }
 
@@ -49,7 +64,9 @@ impl Reader {
         let key = if older { ROLLOUT_ORDER } else { key };
         match self.values.get(&self.namespace(namespace)?, key).map_err(unreadable)? {
             Some(value) => {
-                self.secret.fetch_or(value.secret, Ordering::Relaxed);
+                if value.secret {
+                    self.read.add(&value.text);
+                }
                 Ok(value.text)
             }
             None if required => Err(Error::new(ErrorKind::InvalidOperation, format!("{MISSING} {namespace} {key}"))),
@@ -58,19 +75,14 @@ impl Reader {
     }
 }
 
-/// Adds them. `secret` is set when a secret is read, `older` when a key is by its older name.
-pub(super) fn add(
-    environment: &mut Environment<'static>,
-    context: &Context<'_>,
-    secret: &Arc<AtomicBool>,
-    older: &Arc<AtomicBool>,
-) {
+/// Adds them. `read` gets the secrets that are read, and `older` is set when a key is by its older name.
+pub(super) fn add(environment: &mut Environment<'static>, context: &Context<'_>, read: &Read, older: &Arc<AtomicBool>) {
     let reader = Reader {
         values: context.values.clone(),
         upstream: context.upstream.clone(),
         job: context.allocation.job.clone(),
         host: context.worker.host.clone(),
-        secret: secret.clone(),
+        read: read.clone(),
         older: older.clone(),
     };
     let get = reader.clone();

@@ -85,7 +85,7 @@ impl Database {
     ) -> Result<T, Unavailable> {
         let (reply, answer) = oneshot::channel();
         let job: Read = Box::new(move |catalog| {
-            drop(reply.send(catalog.read(|tx| work(tx)).map_err(Unavailable::Catalog)));
+            drop(reply.send(catalog.read(|tx| guarded(|| work(tx))).map_err(Unavailable::Catalog)));
         });
         send(&self.reads, job)?;
         answer.await.unwrap_or(Err(Unavailable::Busy))
@@ -98,11 +98,18 @@ fn send<T>(queue: &SyncSender<T>, job: T) -> Result<(), Unavailable> {
     })
 }
 
+/// A piece of work that panics is a bug and answers as one; it does not take the thread with it, on which all
+/// agents wait. What it wrote is rolled back as after any failure.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::Damaged { what: "an answer", why: "a bug: see this program's log".to_owned() }))
+}
+
 /// One piece of a group fails alone: the others are not its victims.
 fn in_savepoint<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
     let sql = |source| Error::Sql { operation: "beginning a piece of a commit", source };
     connection.execute_batch("SAVEPOINT piece").map_err(sql)?;
-    let result = work(connection);
+    let result = guarded(|| work(connection));
     let end = if result.is_ok() { "RELEASE piece" } else { "ROLLBACK TO piece; RELEASE piece" };
     connection.execute_batch(end).map_err(sql)?;
     result
@@ -127,5 +134,30 @@ fn write_all(mut catalog: Catalog, queue: &Receiver<Write>) {
         for reply in replies {
             reply(committed.is_ok());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_work_that_panics_fails_alone_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::start(Catalog::create(&dir.path().join("maand.db")).unwrap()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let count = "SELECT count(*) FROM worker_gone";
+        let insert = "INSERT INTO worker_gone (worker_id, host, gone_at) VALUES ('w', 'h', 1)";
+        let written: Result<(), Unavailable> = runtime.block_on(database.write(move |c| {
+            c.execute(insert, []).unwrap();
+            panic!("a bug");
+        }));
+        assert!(matches!(written, Err(Unavailable::Catalog(_))), "{written:?}");
+        let read: Result<(), Unavailable> = runtime.block_on(database.read(|_| panic!("a bug")));
+        assert!(matches!(read, Err(Unavailable::Catalog(_))), "{read:?}");
+        let rows = |c: &Connection| Ok(c.query_row(count, [], |row| row.get::<_, u32>(0)).unwrap());
+        assert_eq!(runtime.block_on(database.read(rows)).unwrap(), 0, "rolled back");
+        runtime.block_on(database.write(move |c| Ok(c.execute(insert, []).unwrap()))).unwrap();
+        assert_eq!(runtime.block_on(database.read(rows)).unwrap(), 1, "both threads go on");
     }
 }

@@ -35,7 +35,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
-use crate::secrets::SealingKey;
+use crate::secrets::{Known, SealingKey};
 use crate::telemetry::BucketLog;
 
 use credentials::Credentials;
@@ -45,6 +45,16 @@ pub use lock::{ServeLock, holder};
 /// How long open requests may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// The worker that a client's certificate (DER) is of, if it is an agent's of this bucket; its chain is not
+/// looked at. What every connection goes through, for whoever tests it with certificates of their own.
+#[doc(hidden)]
+pub fn certified_worker(certificate: &[u8], bucket: BucketId) -> Option<shared::WorkerId> {
+    match identity::Peer::of(Some(certificate), bucket) {
+        identity::Peer::Agent { worker, .. } => Some(worker),
+        identity::Peer::Nobody | identity::Peer::Stranger(_) => None,
+    }
+}
+
 /// Everything that a request needs.
 pub(crate) struct State {
     bucket_id: BucketId,
@@ -52,6 +62,8 @@ pub(crate) struct State {
     bundles: v1::bundles::Cache,
     packs: Packs,
     sealing: SealingKey,
+    /// What is taken out of everything that agents say.
+    known: Known,
     /// What is shown, trusted and signed with.
     credentials: credentials::Current,
     wakers: notify::Wakers,
@@ -124,6 +136,7 @@ impl Server {
             bundles: v1::bundles::Cache::default(),
             packs,
             sealing,
+            known: Known::default(),
             credentials: credentials.clone(),
             wakers,
             halt,

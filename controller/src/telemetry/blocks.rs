@@ -84,7 +84,7 @@ impl Block {
 /// One line for itself, as `--follow` shows it.
 pub fn single(record: &Record) -> String {
     if record.is_output() {
-        return format!("{} {} {}", time(record), record.place(), output(record));
+        return format!("{} {} {}", time(record), clean(&record.place()), output(record));
     }
     line(record)
 }
@@ -103,7 +103,7 @@ fn head(record: &Record) -> String {
     }
     let run = record.text("run");
     if !run.is_empty() {
-        head.push_str(&format!(" run={}", &run[..run.floor_char_boundary(RUN)]));
+        head.push_str(&format!(" run={}", clean(&run[..run.floor_char_boundary(RUN)])));
     }
     head
 }

@@ -28,7 +28,7 @@ fn missing(namespace: &Namespace, key: &str) -> Refusal {
 }
 
 /// The namespace and key of a request, as far as they are any.
-fn place(namespace: &str, key: &str) -> Result<(Namespace, String), Refusal> {
+pub(super) fn place(namespace: &str, key: &str) -> Result<(Namespace, String), Refusal> {
     let (namespace, key) = (namespace.trim(), key.trim());
     for (field, value) in [("namespace", namespace), ("key", key)] {
         if value.is_empty() {

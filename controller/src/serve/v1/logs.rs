@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
-use data_encoding::BASE64;
 use rusqlite::Connection;
 use shared::api::v1::desired::DesiredState;
 use shared::api::v1::logs::{LogBatch, LogChunk, Source};
@@ -23,9 +22,6 @@ use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
 use crate::telemetry::{Line, phase};
 
-/// Where no stream gets to: 1 EiB.
-const MAX_OFFSET: u64 = 1 << 60;
-
 pub(super) async fn logs(
     Held(state): Held<Arc<State>>,
     Caller { worker, .. }: Caller,
@@ -34,10 +30,7 @@ pub(super) async fn logs(
     let Json(batch) = batch.map_err(rejected)?;
     let mut chunks = Vec::new();
     for chunk in batch.chunks {
-        if chunk.offset > MAX_OFFSET {
-            return Err(Refusal::bad("offset: no output is that long"));
-        }
-        let bytes = BASE64.decode(chunk.bytes.as_bytes()).map_err(|_| Refusal::bad("bytes: not base64"))?;
+        let bytes = chunk.content().map_err(Refusal::bad)?;
         chunks.push((chunk, bytes));
     }
     let total = chunks.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -50,14 +43,16 @@ pub(super) async fn logs(
         .database
         .write(move |connection| {
             let Some(desired) = desired::state(connection, worker)? else { return Ok(()) };
+            // Before it is written anywhere: what a job prints of the bucket's secrets goes no further.
+            let redactor = held.known.redactor(connection, &held.sealing);
             for (chunk, bytes) in &chunks {
                 let Some(of) = owned(connection, worker, &desired, chunk)? else { continue };
                 // An agent that was ended sends again what it does not know to have sent, cut elsewhere.
-                let known = logged::written(connection, worker, chunk)?.saturating_sub(chunk.offset);
-                let new = usize::try_from(known).ok().and_then(|known| bytes.get(known..));
-                let Some(bytes) = new.filter(|bytes| !bytes.is_empty()) else { continue };
+                let known = logged::written(connection, worker, chunk)?;
+                let Some((bytes, end)) = chunk.beyond(bytes, known) else { continue };
+                let bytes = redactor.bytes(bytes);
                 // Written first: after a crash in between a line comes twice rather than never.
-                let text = String::from_utf8_lossy(bytes);
+                let text = String::from_utf8_lossy(&bytes);
                 let omitted = (chunk.omitted > 0).then(|| format!("({} bytes left out here)", chunk.omitted));
                 let line = |msg| Line {
                     run: of.run,
@@ -79,7 +74,6 @@ pub(super) async fn logs(
                 if !of.is_read {
                     held.log.write(now_ms, &lines);
                 }
-                let end = chunk.offset + known + bytes.len() as u64;
                 logged::record(connection, worker, chunk, end)?;
             }
             Ok(())

@@ -34,7 +34,7 @@ pub(super) async fn pack(
     want: Result<Json<WantList>, JsonRejection>,
 ) -> Result<Response, Refusal> {
     let Json(want) = want.map_err(rejected)?;
-    if !want.blobs.windows(2).all(|pair| pair[0] < pair[1]) {
+    if !want.is_ascending() {
         return Err(Refusal::bad("blobs: ascending, no repeats"));
     }
     let Some(mut download) = state.downloads.begin(worker) else {

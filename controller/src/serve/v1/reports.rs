@@ -6,10 +6,8 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
-use shared::api::v1::MAX_ALLOCATIONS;
 use shared::api::v1::desired::Fence;
-use shared::api::v1::operation::{MAX_OPEN, ObservedOperation};
-use shared::api::v1::report::{Fetched, ObservedAllocation, Report};
+use shared::api::v1::report::{Fetched, Report};
 use shared::{BlobDigest, Host, JobName, WorkerId};
 
 use crate::admission::alarm::Kind;
@@ -28,25 +26,20 @@ pub(super) async fn report(
     report: Result<Json<Report>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(mut report) = report.map_err(rejected)?;
-    if report.allocations.len() > MAX_ALLOCATIONS {
-        return Err(Refusal::bad("more allocations than a worker can have"));
-    }
-    report.allocations.iter_mut().for_each(ObservedAllocation::bound);
-    if report.operations.len() > MAX_OPEN {
-        return Err(Refusal::bad("more operations than a worker can have"));
-    }
-    report.operations.iter_mut().for_each(ObservedOperation::bound);
+    report.bound().map_err(Refusal::bad)?;
     let now_ms = clock::now_ms();
-    let refused = report.refused.clone();
+    let held = state.clone();
     let has = report.accepted.zip(report.essence);
     let seq = report.accepted.map(|fence| fence.update_seq);
-    let (accepted, host) = state
+    let (accepted, host, refused) = state
         .database
         .write(move |connection| {
+            let redactor = held.known.redactor(connection, &held.sealing);
+            report.texts(|text| *text = redactor.text(text).into_owned());
             let accepted = observed::accept(connection, worker, &report, now_ms)?;
             let wants_host = matches!(&accepted, Accepted::New { fetched, .. } if !fetched.is_empty());
             let host = if wants_host { observed::host(connection, worker)? } else { None };
-            Ok((accepted, host))
+            Ok((accepted, host, report.refused))
         })
         .await?;
     touch(&state, worker).await;

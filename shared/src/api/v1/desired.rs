@@ -57,6 +57,23 @@ pub struct Envelope {
     pub signatures: Vec<String>,
 }
 
+impl Envelope {
+    /// The document: its exact bytes, and what they say. It may be long, and what follows needs memory of its
+    /// own: the envelope is gone then.
+    ///
+    /// # Errors
+    /// Why it is none, in words.
+    pub fn opened(self) -> Result<(Vec<u8>, DesiredState), String> {
+        let payload = data_encoding::BASE64.decode(self.payload.as_bytes());
+        let payload = payload.map_err(|_| "the document is no base64".to_owned())?;
+        drop(self);
+        match serde_json::from_slice(&payload) {
+            Ok(state) => Ok((payload, state)),
+            Err(error) => Err(format!("the document is not of its form: {error}")),
+        }
+    }
+}
+
 /// All that one worker should run. Nothing that is missing here deletes anything: removal is always
 /// an explicit [`RunState::Absent`] or [`RunState::Purged`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

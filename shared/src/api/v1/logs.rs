@@ -1,8 +1,12 @@
 //! Up: output of make targets and scripts, in capped chunks.
 
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::{ActionId, JobName, OperationId, RunId};
+
+/// Longest stream, bytes (1 PiB): an offset beyond it is nobody's.
+pub const MAX_STREAM: u64 = 1 << 50;
 
 /// Which of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +68,27 @@ pub struct LogChunk {
     pub omitted: u64,
 }
 
+impl LogChunk {
+    /// The bytes.
+    ///
+    /// # Errors
+    /// What is wrong with them, or with where they are to be.
+    pub fn content(&self) -> Result<Vec<u8>, &'static str> {
+        if self.offset > MAX_STREAM {
+            return Err("offset: no stream is that long");
+        }
+        BASE64.decode(self.bytes.as_bytes()).map_err(|_| "bytes: not base64")
+    }
+
+    /// Of `content` what somebody lacks who has the first `known` bytes of the stream, and where it ends.
+    pub fn beyond<'a>(&self, content: &'a [u8], known: u64) -> Option<(&'a [u8], u64)> {
+        let had = usize::try_from(known.saturating_sub(self.offset)).ok()?;
+        let rest = content.get(had..).filter(|rest| !rest.is_empty())?;
+        let end = self.offset.checked_add(content.len() as u64).filter(|end| *end <= MAX_STREAM)?;
+        Some((rest, end))
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(n: &u64) -> bool {
     *n == 0
@@ -75,4 +100,32 @@ fn is_zero(n: &u64) -> bool {
 pub struct LogBatch {
     /// In the order in which they were produced.
     pub chunks: Vec<LogChunk>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(offset: u64, text: &str) -> LogChunk {
+        let source = Source::Operation { operation_id: OperationId::from_uuid(uuid::Uuid::from_u128(1)) };
+        let run_id = RunId::from_uuid(uuid::Uuid::from_u128(2));
+        let bytes = BASE64.encode(text.as_bytes());
+        LogChunk { source, run_id, stream: Stream::Stdout, offset, bytes, omitted: 0 }
+    }
+
+    #[test]
+    fn what_is_had_already_is_not_had_twice_and_no_offset_is_too_much() {
+        let beyond = |offset, text: &str, known| {
+            let chunk = chunk(offset, text);
+            let content = chunk.content().ok()?;
+            chunk.beyond(&content, known).map(|(rest, end)| (String::from_utf8_lossy(rest).into_owned(), end))
+        };
+        assert_eq!(beyond(10, "abc", 0), Some(("abc".to_owned(), 13)));
+        assert_eq!(beyond(10, "abc", 11), Some(("bc".to_owned(), 13)));
+        assert_eq!(beyond(10, "abc", 13), None);
+        assert_eq!(beyond(10, "", 0), None);
+        assert_eq!(beyond(u64::MAX, "abc", 0), None, "a sum of it would overflow");
+        assert_eq!(beyond(MAX_STREAM, "abc", 0), None);
+        assert!(chunk(u64::MAX, "a").content().is_err());
+    }
 }

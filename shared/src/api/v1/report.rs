@@ -4,10 +4,11 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::MAX_ALLOCATIONS;
 use super::desired::Fence;
 use super::facts::WorkerFacts;
 use super::health::{self, ObservedHealth};
-use super::operation::ObservedOperation;
+use super::operation::{Ended, MAX_OPEN, ObservedOperation};
 use crate::{ActionId, ActionKind, AllocId, BlobDigest, BundleDigest, JobName, RelPath, RunId};
 
 /// Most paths listed under drift or unmanaged; the rest is a count.
@@ -118,18 +119,83 @@ pub struct Fetched {
     pub run_id: Option<RunId>,
 }
 
-impl ObservedAllocation {
+/// Cuts a text that is longer than the wire allows.
+fn cut(text: &mut Option<String>, limit: usize) {
+    if let Some(text) = text {
+        shorten(text, limit);
+    }
+}
+
+fn shorten(text: &mut String, limit: usize) {
+    text.truncate(text.floor_char_boundary(limit));
+}
+
+impl Report {
     /// Cuts what is longer than the wire allows: a report is stored only in bounds.
-    pub fn bound(&mut self) {
-        let cut = |text: &mut Option<String>, limit: usize| {
-            if let Some(text) = text {
-                text.truncate(text.floor_char_boundary(limit));
+    ///
+    /// # Errors
+    /// It says more than a worker can have.
+    pub fn bound(&mut self) -> Result<(), &'static str> {
+        if self.allocations.len() > MAX_ALLOCATIONS {
+            return Err("more allocations than a worker can have");
+        }
+        if self.operations.len() > MAX_OPEN {
+            return Err("more operations than a worker can have");
+        }
+        self.allocations.iter_mut().for_each(ObservedAllocation::bound);
+        self.operations.iter_mut().for_each(ObservedOperation::bound);
+        shorten(&mut self.agent_version, MAX_VERSION);
+        cut(&mut self.refused, MAX_TAIL);
+        if let Some(facts) = &mut self.facts {
+            facts.tools.truncate(MAX_PATHS);
+            for text in [&mut facts.kernel, &mut facts.arch].into_iter().chain(&mut facts.tools) {
+                shorten(text, MAX_VERSION);
             }
-        };
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// Every text in it that is free: it may be output of jobs.
+    pub fn texts(&mut self, mut each: impl FnMut(&mut String)) {
+        let (version, refused) = (&mut self.agent_version, &mut self.refused);
+        let facts = self
+            .facts
+            .iter_mut()
+            .flat_map(|facts| [&mut facts.kernel, &mut facts.arch].into_iter().chain(&mut facts.tools));
+        std::iter::once(version).chain(refused).chain(facts).for_each(&mut each);
+        for allocation in &mut self.allocations {
+            let health = allocation.health.as_mut().and_then(|health| health.problem.as_mut());
+            let action = allocation.action.as_mut();
+            let said = action.into_iter().flat_map(|action| {
+                let reason = match &mut action.outcome {
+                    Some(Outcome::Refused { reason }) => Some(reason),
+                    _ => None,
+                };
+                action.tail.iter_mut().chain(reason)
+            });
+            let own = allocation.version.iter_mut().chain(&mut allocation.problem);
+            own.chain(health).chain(said).for_each(&mut each);
+        }
+        for operation in &mut self.operations {
+            if let Some(Ended::Refused { reason: text } | Ended::Unhealthy { problem: text }) = &mut operation.outcome {
+                each(text);
+            }
+        }
+    }
+}
+
+impl ObservedAllocation {
+    /// Cuts what is longer than the wire allows.
+    pub fn bound(&mut self) {
         cut(&mut self.problem, MAX_TAIL);
         cut(&mut self.version, MAX_VERSION);
         if let Some(action) = &mut self.action {
             cut(&mut action.tail, MAX_TAIL);
+            if let Some(Outcome::Refused { reason }) = &mut action.outcome {
+                shorten(reason, MAX_TAIL);
+            }
         }
         if let Some(boot) = &mut self.boot {
             cut(&mut boot.tail, MAX_TAIL);

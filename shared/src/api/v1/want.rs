@@ -31,3 +31,10 @@ pub struct WantList {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
 }
+
+impl WantList {
+    /// Whether the blobs are in ascending order, each once, as the wire has them.
+    pub fn is_ascending(&self) -> bool {
+        self.blobs.windows(2).all(|pair| pair[0] < pair[1])
+    }
+}
