@@ -1,8 +1,6 @@
 //! Tasks around the workspace: `cargo dev` and `cargo xtask TASK`.
 
 mod dev;
-#[cfg(feature = "pages")]
-mod pages;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -12,6 +10,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK [ARGUMENT ...]
 
 tasks:
+  dist                 build both programs and write .deb, .rpm and tar.zst (dist --help)
   completions DIR      write completions of maand and maand-agent for bash, zsh and fish into DIR
   man DIR              write a man page of each command into DIR
   dev [DIR] [--once]   build maand and maand-agent in release and run `maand dev` (also: cargo dev)";
@@ -21,6 +20,8 @@ fn main() -> ExitCode {
     let task = arguments.next();
     match task.as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("dev") => dev::run(arguments),
+        #[cfg(feature = "pages")]
+        Some("dist") => packaging::dist::run(arguments),
         Some(task @ ("completions" | "man")) => write(task, arguments),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
@@ -50,7 +51,7 @@ fn write(task: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode 
 
 #[cfg(feature = "pages")]
 fn pages(task: &str, dir: &Path) -> std::io::Result<()> {
-    if task == "man" { pages::man(dir) } else { pages::completions(dir) }
+    if task == "man" { packaging::pages::man(dir) } else { packaging::pages::completions(dir) }
 }
 
 #[cfg(not(feature = "pages"))]

@@ -21,7 +21,7 @@ use crate::operations::Entry;
 use crate::reconcile::{Accepted, Place, Row as Known, Running};
 
 /// The ledger's schema; a newer one is refused.
-const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 2;
 
 const TABLES: &str = "
 CREATE TABLE agent (
