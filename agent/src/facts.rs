@@ -12,15 +12,12 @@ const DISK_STEP_MB: u64 = 1024;
 pub fn measure(root: &Path) -> WorkerFacts {
     let uname = rustix::system::uname();
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let fastest = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    let mhz = cpuinfo.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key.trim() == "cpu MHz").then(|| value.trim().split('.').next()?.parse::<u64>().ok())?
-    });
     let free = rustix::fs::statvfs(root).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize) >> 20);
     WorkerFacts {
         memory_mb: memory_mb(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),
-        cpu_mhz: mhz.unwrap_or(0) * u64::from(cpus),
+        cpu_mhz: clock_mhz(&cpuinfo, &fastest) * u64::from(cpus),
         cpus,
         kernel: uname.release().to_string_lossy().into_owned(),
         arch: uname.machine().to_string_lossy().into_owned(),
@@ -33,6 +30,16 @@ fn memory_mb(meminfo: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kb: Option<u64> = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
     kb.map_or(0, |kb| kb.div_ceil(1024))
+}
+
+/// The first processor's clock, MHz; 0 when the kernel does not tell. Where cpuinfo has none, which is usual on
+/// ARM, the fastest that the processor can go (`fastest`, in kHz) is what there is.
+fn clock_mhz(cpuinfo: &str, fastest: &str) -> u64 {
+    let told = cpuinfo.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == "cpu MHz").then(|| value.trim().split('.').next()?.parse::<u64>().ok())?
+    });
+    told.or_else(|| fastest.trim().parse::<u64>().ok().map(|khz| khz / 1000)).unwrap_or(0)
 }
 
 /// Whether a program is on the PATH.
@@ -49,5 +56,12 @@ mod tests {
     fn memory_is_rounded_up() {
         assert_eq!(memory_mb("MemTotal:       16315481 kB\nMemFree: 1 kB\n"), 15934);
         assert_eq!(memory_mb("nothing"), 0);
+    }
+    #[test]
+    fn a_clock_is_what_cpuinfo_says_or_the_fastest_there_is() {
+        let intel = "processor\t: 0\ncpu MHz\t\t: 2399.998\nprocessor\t: 1\ncpu MHz\t\t: 800.0\n";
+        assert_eq!(clock_mhz(intel, "3800000\n"), 2399);
+        assert_eq!(clock_mhz("processor\t: 0\nBogoMIPS\t: 50.00\n", "1800000\n"), 1800);
+        assert_eq!(clock_mhz("processor\t: 0\n", ""), 0);
     }
 }

@@ -26,3 +26,4 @@ mod rollout;
 mod rules;
 mod sim;
 mod why;
+mod worker_facts;

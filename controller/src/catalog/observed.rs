@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared::api::v1::desired::Fence;
+use shared::api::v1::facts::WorkerFacts;
 use shared::api::v1::report::{ObservedAllocation, Report};
 use shared::{AllocId, WorkerId};
 
@@ -223,6 +224,20 @@ pub fn agents(connection: &Connection) -> Result<BTreeMap<WorkerId, Agent>> {
         };
         let (id, agent) = read(row).during("reading an agent's report")?;
         found.insert(parsed("observed_worker.worker_id", &id)?, agent);
+    }
+    Ok(found)
+}
+
+/// What every agent measured last.
+pub fn facts(connection: &Connection) -> Result<BTreeMap<WorkerId, WorkerFacts>> {
+    let mut select = connection
+        .prepare_cached("SELECT worker_id, facts FROM observed_worker WHERE facts IS NOT NULL")
+        .during("reading what agents measured")?;
+    let mut rows = select.query([]).during("reading what agents measured")?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().during("reading what agents measured")? {
+        let (id, facts): (String, String) = pair(row)?;
+        found.insert(parsed("observed_worker.worker_id", &id)?, from_json("observed_worker.facts", &facts)?);
     }
     Ok(found)
 }

@@ -92,6 +92,8 @@ enum Command {
     Job(cmd::job::Command),
     #[command(name = "run_command", alias = "run-command")]
     RunScript(cmd::run_command::Args),
+    #[command(name = "worker_facts", alias = "worker-facts")]
+    WorkerFacts(cmd::worker_facts::Args),
     #[command(name = "health_check", alias = "health-check")]
     HealthCheck(cmd::health_check::Args),
     #[command(subcommand)]
@@ -136,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Hooks(args) => cmd::hooks::run(&args, &context),
         Command::Job(command) => cmd::job::run(command, &context),
         Command::RunScript(args) => cmd::run_command::run(&args, &context),
+        Command::WorkerFacts(args) => cmd::worker_facts::run(&args, &context),
         Command::HealthCheck(args) => cmd::health_check::run(&args, &context),
         Command::Agent(command) => cmd::agent::run(command, &context),
         Command::Logs(command) => cmd::logs::run(command, &context),

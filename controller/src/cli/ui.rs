@@ -16,6 +16,8 @@ pub struct Ui {
     colour: bool,
     /// Talk is not printed.
     quiet: bool,
+    /// The same of standard output.
+    colour_out: bool,
     /// Lines of several threads must not mix.
     lock: Mutex<()>,
 }
@@ -24,7 +26,8 @@ impl Ui {
     /// `no_color` is whether the environment has NO_COLOR.
     pub fn new(json: bool, no_color: bool) -> Self {
         let interactive = std::io::stderr().is_terminal();
-        Self { json, interactive, colour: interactive && !no_color, quiet: false, lock: Mutex::new(()) }
+        let colour_out = std::io::stdout().is_terminal() && !no_color && !json;
+        Self { json, interactive, colour: interactive && !no_color, colour_out, quiet: false, lock: Mutex::new(()) }
     }
 
     /// For what has been said already.
@@ -106,6 +109,11 @@ impl Ui {
     /// `text` in an ANSI colour (`"32"` green, `"31"` red, `"33"` yellow, `"2"` dim), where colours are wanted.
     pub fn paint(&self, colour: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// The same for a line of data.
+    pub fn paint_out(&self, colour: &str, text: &str) -> String {
+        if self.colour_out { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 

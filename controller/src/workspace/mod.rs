@@ -2,11 +2,13 @@
 //! [`Workspace`] or all problems at once.
 
 pub mod disabled;
+pub mod facts;
 pub mod json;
 pub mod load;
 pub mod manifest;
 pub mod overrides;
 pub mod parse;
+pub mod spans;
 pub mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -34,6 +34,12 @@ pub struct WorkerEntry {
 
 /// All workers, or all problems.
 pub fn parse(text: &str) -> Result<Vec<WorkerEntry>, Vec<Diagnostic>> {
+    let (workers, problems) = read(text);
+    if problems.is_empty() { Ok(workers) } else { Err(problems) }
+}
+
+/// The workers that could be read, and all problems.
+pub fn read(text: &str) -> (Vec<WorkerEntry>, Vec<Diagnostic>) {
     let mut reader = Reader::new(FILE);
     let mut workers = Vec::new();
     if let Some(document) = reader.parse(text) {
@@ -54,7 +60,7 @@ pub fn parse(text: &str) -> Result<Vec<WorkerEntry>, Vec<Diagnostic>> {
             problem.notes.push(format!("first at [{first}]"));
         }
     }
-    if reader.problems.is_empty() { Ok(workers) } else { Err(reader.problems) }
+    (workers, reader.problems)
 }
 
 fn worker(reader: &mut Reader<'_>, at: usize, entry: &Value) -> Option<WorkerEntry> {

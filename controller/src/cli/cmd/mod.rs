@@ -21,3 +21,4 @@ pub mod run_command;
 pub mod serve;
 pub mod stage;
 pub mod why;
+pub mod worker_facts;
