@@ -13,13 +13,15 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::join::{self, Place};
+use crate::leave::{self, Wish};
 use crate::operations::Operations;
 use crate::report::{self, Transient};
+use crate::service::Service;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::tls::{Trust, Verifier};
 use crate::work::Workshop;
-use crate::{health, job_logs, local, poll, reconcile, run};
+use crate::{health, job_logs, local, poll, reconcile, run, unit};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -31,7 +33,8 @@ use crate::{health, job_logs, local, poll, reconcile, run};
     bin_name = "maand-agent",
     version,
     after_long_help = "On the controller:\n  maand agent token HOST\nHere, as root, the line that it printed, \
-        then:\n  maand-agent run\n\nExit codes: 0 done, 1 failed, 2 usage, 3 configuration, 255 a bug."
+        then:\n  maand-agent run\n\nExit codes: 0 done, 1 failed, 2 usage, 3 configuration,\n\
+        4 the ledger is of a newer maand-agent, 255 a bug."
 )]
 struct Cli {
     /// The agent's settings
@@ -50,21 +53,47 @@ enum Command {
         url: String,
         /// The token; `-` reads it from standard input
         token: String,
-        /// Where jobs live
-        #[arg(long, value_name = "DIR", default_value = "/opt/worker")]
-        root: PathBuf,
-        /// Where this agent's key and certificate live
-        #[arg(long, value_name = "DIR", default_value = "/var/lib/maand-agent")]
-        state: PathBuf,
+        /// Where jobs live, if the settings do not say it [default: /opt/worker]
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+        /// Where this agent's key and certificate live, if the settings do not say it [default:
+        /// /var/lib/maand-agent]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
         /// Join anew, in place of the identity that is there
         #[arg(long)]
         replace: bool,
+        /// Then enable the unit of these settings and start it: maand-agent.service, or maand-agent@NAME.service
+        /// for /etc/maand/agent-NAME.toml
+        #[arg(long)]
+        now: bool,
     },
     /// Serve this worker, in the foreground
     Run {
         /// Dial this address instead of the one in the settings
         #[arg(long, value_name = "URL")]
         controller: Option<String>,
+    },
+    /// Leave the bucket: stop what runs here, remove its files, end this agent's certificate
+    ///
+    /// Each job is stopped by its own make stop. Its files are removed; data/ and logs/ and whatever no bundle put
+    /// there stay. Then the controller ends the certificate, and this machine forgets who it was. A job that does
+    /// not stop ends it before any file is removed; run again, it goes on where it was. The controller goes on
+    /// wanting the worker until it is taken out of workers.json.
+    #[command(
+        after_long_help = "Examples:\n  maand-agent leave\n  maand-agent leave --yes --keep-running    jobs go on, with \
+        their files, and nobody looks after them"
+    )]
+    Leave {
+        /// Stop nothing and remove no file of a job
+        #[arg(long)]
+        keep_running: bool,
+        /// Do not tell the controller; there: maand agent revoke HOST
+        #[arg(long)]
+        offline: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Show what this agent accepted and what it has in place; needs no controller
     Status {
@@ -137,10 +166,13 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Shim { dir } => return if run::shim(&dir).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
-        Command::Join { url, token, root, state, replace } => {
-            enrol(&url, token, Place { config: cli.config, root, state, replace })
+        Command::Join { url, token, root, state, replace, now } => {
+            enrol(&url, token, Place { config: cli.config, root, state, replace }, now)
         }
         Command::Run { controller } => serve(&cli.config, controller),
+        Command::Leave { keep_running, offline, yes } => {
+            runtime().and_then(|net| leave::leave(&cli.config, Wish { keep_running, offline, yes }, &net))
+        }
         Command::Status { json } => status(&cli.config, json),
         Command::Make { job, target } => Config::load(&cli.config).and_then(|c| local::make(&c, &job, &target)),
         Command::Logs { job, tail, follow } => {
@@ -163,6 +195,7 @@ pub fn main() -> ExitCode {
             drop(writeln!(std::io::stderr(), "{problem}"));
             ExitCode::from(match problem.code {
                 Code::Settings => 3,
+                Code::LedgerNewer => 4,
                 Code::Usage => 2,
                 _ => 1,
             })
@@ -178,17 +211,20 @@ fn runtime() -> Result<tokio::runtime::Runtime, Diagnostic> {
         .map_err(|error| Diagnostic::new(Code::AgentState, "the agent's runtime cannot be started").cause(&error))
 }
 
-fn enrol(url: &str, token: String, place: Place) -> Result<(), Diagnostic> {
+fn enrol(url: &str, token: String, place: Place, now: bool) -> Result<(), Diagnostic> {
+    // Before the token is spent.
+    let unit = now.then(|| unit::needed(&place.config)).transpose()?;
     let token = if token == "-" { read_token()? } else { token };
     let config = runtime()?.block_on(join::join(url, &token, &place))?;
-    let said = writeln!(
-        std::io::stdout(),
-        "joined bucket {} as worker {}\nnext: maand-agent --config {} run",
-        config.bucket_id,
-        config.worker_id,
-        place.config.display()
-    );
-    drop(said);
+    let mut out = std::io::stdout();
+    drop(writeln!(out, "joined bucket {} as worker {}", config.bucket_id, config.worker_id));
+    match unit {
+        Some(unit) => {
+            unit::start(&unit)?;
+            drop(writeln!(out, "{unit} is enabled and runs; what it does: systemctl status {unit}"));
+        }
+        None => drop(writeln!(out, "next: maand-agent --config {} run", place.config.display())),
+    }
     Ok(())
 }
 
@@ -240,7 +276,6 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         let shop =
             Workshop::new(ledger.clone(), layout.clone(), client.clone(), net, transient.clone(), operations, state);
         tracing::info!(controller = config.controller, bucket = %config.bucket_id, session, "agent_started");
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
         let runner = local::agent().and_then(|agent| local::write_runner(&layout, &agent, &std::path::absolute(path)?));
         if let Err(error) = runner {
             tracing::warn!(%error, "runner_not_written");
@@ -250,17 +285,20 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         }
         // Finishes what a crash cut off, before anything is heard from the controller.
         shop.begin();
-        let reporting =
-            report::send_all(ledger.clone(), client.clone(), transient.clone(), session, config.root.clone());
+        let service = Service::default();
+        service.ready();
+        let root = config.root.clone();
+        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), session, root, &service);
         tokio::select! {
-            () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
+            () = poll::poll(&config, &client, &ledger, &layout, &shop, &service) => {}
+            () = service.tell(&ledger, &transient) => {}
             () = reporting => {}
             () = health::watch(shop.clone()) => {}
             () = shop.clone().send_late_after_reports() => {}
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+        service.stopping();
         tracing::info!("agent_stopped");
         Ok(())
     })?;

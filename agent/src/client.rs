@@ -211,6 +211,12 @@ impl Client {
         checked(response.map_err(Failed::Transport)?).await.map(drop)
     }
 
+    /// Ends this agent's own certificate.
+    pub async fn leave(&self) -> Result<(), Failed> {
+        let response = self.post(v1::LEAVE, &v1::leave::LeaveRequest {}, SHORT)?.send().await;
+        checked(response.map_err(Failed::Transport)?).await.map(drop)
+    }
+
     /// Sends output.
     pub async fn logs(&self, batch: &LogBatch) -> Result<(), Failed> {
         let response = self.post(v1::LOGS, batch, SHORT)?.send().await;

@@ -22,6 +22,7 @@ pub mod health;
 pub mod identity;
 pub mod job_logs;
 pub mod join;
+pub mod leave;
 pub mod local;
 pub mod logs;
 pub mod operations;
@@ -29,8 +30,10 @@ pub mod poll;
 pub mod reconcile;
 pub mod report;
 pub mod run;
+pub mod service;
 pub mod state;
 pub mod tls;
+pub mod unit;
 pub mod work;
 
 pub use cli::main;

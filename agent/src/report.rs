@@ -18,11 +18,14 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::health::schedule::News;
 use crate::reconcile::{Place, Row};
+use crate::service::{Loop, Service};
 use crate::state::ledger::Ledger;
 use crate::{clock, facts};
 
 /// What is begun is reported only when it is not done within this time: a quick update is one report.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Longest time for one, with the pause after one that failed.
+const EXCHANGE: Duration = Duration::from_secs(60);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 
 /// What is not in the ledger: it is of this process alone.
@@ -40,6 +43,8 @@ pub struct Transient {
     soon: Notify,
     /// A report has got through.
     pub through: Notify,
+    /// Work went into another phase.
+    pub moved: Notify,
 }
 
 /// Where an allocation's work stands.
@@ -48,6 +53,22 @@ struct Doing {
     job: JobName,
     phase: Phase,
     problem: Option<String>,
+}
+
+impl Doing {
+    fn words(&self) -> String {
+        let Self { job, phase, problem } = self;
+        let phase = match phase {
+            Phase::Idle => "done",
+            Phase::Fetching => "fetching",
+            Phase::Applying => "putting files in place",
+            Phase::Running => "running make",
+        };
+        match problem {
+            None => format!("{job}: {phase}"),
+            Some(why) => format!("{job}: {phase}, held up: {why}"),
+        }
+    }
 }
 
 impl Transient {
@@ -61,7 +82,15 @@ impl Transient {
             doing.insert(alloc, Doing { job: job.clone(), phase, problem: None });
         }
         drop(doing);
+        self.moved.notify_one();
         self.report_soon();
+    }
+
+    /// What is at work, for people: the job and what is done for it.
+    pub fn at_work(&self) -> Vec<String> {
+        let mut said: Vec<_> = self.doing().into_values().map(|doing| doing.words()).collect();
+        said.sort();
+        said
     }
 
     /// An allocation's work makes no progress; whether that is news.
@@ -146,9 +175,9 @@ pub async fn send_all(
     transient: Arc<Transient>,
     session: u64,
     root: std::path::PathBuf,
+    service: &Service,
 ) {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-    let boot_id = boot_id.and_then(|text| text.trim().parse().ok()).unwrap_or(Uuid::nil());
+    let boot_id = boot_id();
     let mut number = 0;
     let mut told: Option<WorkerFacts> = None;
     loop {
@@ -166,6 +195,7 @@ pub async fn send_all(
                     break;
                 }
             };
+            service.back_within(Loop::Report, EXCHANGE);
             match client.report(&report).await {
                 Ok(()) => {
                     told = Some(facts);
@@ -179,6 +209,7 @@ pub async fn send_all(
                 }
             }
         }
+        service.rests(Loop::Report);
         while news == transient.news.load(Ordering::SeqCst) {
             tokio::select! {
                 () = transient.now.notified() => {}
@@ -190,6 +221,16 @@ pub async fn send_all(
             }
         }
     }
+}
+
+fn boot_id() -> Uuid {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(Uuid::nil())
+}
+
+/// The only report of a process that sends but one.
+pub fn once(ledger: &Ledger, transient: &Transient, session: u64) -> crate::state::ledger::Result<Report> {
+    report(ledger, transient, session, 1, boot_id(), None)
 }
 
 fn report(

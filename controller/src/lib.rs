@@ -26,8 +26,10 @@ pub mod drive;
 pub mod high_water;
 pub mod hooks;
 pub mod paths;
+pub mod permissions;
 pub mod secrets;
 pub mod serve;
+pub mod service;
 pub mod telemetry;
 pub mod tls;
 

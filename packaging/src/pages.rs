@@ -47,7 +47,26 @@ pub fn manual(name: &str) -> std::io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = program(name)?.disable_help_subcommand(true);
     program.build();
     pages(program, &mut all)?;
+    if name == "maand" {
+        apart(&mut all);
+    }
     Ok(all)
+}
+
+/// `maand agent` would have the page of the program `maand-agent`.
+fn apart(pages: &mut [(String, Vec<u8>)]) {
+    const TAKEN: &str = "maand-agent.1";
+    const FREE: &str = "maand-agent-commands.1";
+    for (file, content) in pages {
+        match file.as_str() {
+            TAKEN => FREE.clone_into(file),
+            "maand.1" => {
+                let text = String::from_utf8_lossy(content);
+                *content = text.replace("maand\\-agent(1)", "maand\\-agent\\-commands(1)").into_bytes();
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Writes completions of both programs into `dir`, a directory for each shell.
@@ -100,9 +119,15 @@ mod tests {
             let mut names = Vec::new();
             words(&program, program.get_name(), &mut names);
             for name in names {
+                // The program has that page.
+                let taken = program.get_name() == "maand" && name == "maand-agent";
+                let name = if taken { "maand-agent-commands".to_owned() } else { name };
                 assert!(read(&format!("{name}.1")).contains(".SH SYNOPSIS"), "{name}");
             }
         }
+        assert!(read("maand-agent.1").contains("leave"), "the program's own");
+        assert!(read("maand-agent-commands.1").contains("token"));
+        assert!(read("maand.1").contains("maand\\-agent\\-commands(1)"));
         let deploy = read("maand-deploy.1");
         assert!(deploy.contains("Ctrl\\-C pauses"), "with its examples: {deploy}");
     }

@@ -119,10 +119,16 @@ impl Ledger {
                 let tables = if found == 0 { TABLES } else { "" };
                 let script = format!("BEGIN; {tables} {SECOND} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
+                // Into the file itself: an older package looks there before it is put in this one's place.
+                let whole = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+                whole.map_err(|error| failed(&error))?;
             }
             newer => {
-                let problem = state_problem(layout).note(format!("its schema is {newer}, this program knows {SCHEMA}"));
-                return Err(problem.remedy("install the maand-agent that wrote it, or a newer one"));
+                let problem = Diagnostic::new(Code::LedgerNewer, "a newer maand-agent wrote this machine's ledger");
+                let problem = problem.at(layout.ledger().display());
+                let problem =
+                    problem.note(format!("its schema is {newer}, this program knows {SCHEMA}; it is untouched"));
+                return Err(problem.remedy("install the maand-agent that wrote it, or a newer one; what runs goes on"));
             }
         }
         let session: u64 = connection

@@ -15,6 +15,7 @@ use crate::apply::plan::{Change, holds_private, plan};
 use crate::apply::survey::{mounted, survey};
 use crate::apply::tree::Tree;
 use crate::reconcile::{Place, Row};
+use crate::state::layout::Layout;
 use crate::{alone, clock, failpoint, fetch};
 
 impl Workshop {
@@ -96,20 +97,7 @@ impl Workshop {
     pub(super) fn remove_files(&self, mut row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
-        let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
-        let path = self.layout.job(&row.job);
-        if path.is_dir() {
-            let tree = Tree::open(&path, false).map_err(|error| apply(&error))?;
-            let nothing = Bundle::default();
-            let survey = survey(&tree, &row.list, &nothing, row.applied_ms).map_err(|error| apply(&error))?;
-            let changes = plan(&row.list, &survey, &nothing).map_err(|error| apply(&error))?;
-            activate::activate(&tree, &self.layout, &changes.steps).map_err(|error| apply(&error))?;
-            // `bin` is the job's own while it lives; std does not follow links below it.
-            let bin = path.join("bin");
-            if bin.is_dir() && !bin.is_symlink() {
-                std::fs::remove_dir_all(&bin).map_err(|error| apply(&error))?;
-            }
-        }
+        clear(&self.layout, &row).map_err(Held::Apply)?;
         row.place = Place::Empty;
         row.list = Bundle::default();
         self.save(&row)
@@ -135,4 +123,24 @@ fn both(old: &Bundle, new: &Bundle) -> Bundle {
     let all = new.entries().iter().chain(extra).cloned().collect();
     // A file of one where the other has a directory: then the old list alone tells what to clear.
     Bundle::new(all).unwrap_or_else(|_| old.clone())
+}
+
+/// Removes what bundles put into a job's directory, and `bin/`; `data/`, `logs/` and what is nobody's stay.
+pub fn clear(layout: &Layout, row: &Row) -> Result<(), String> {
+    let failed = |error: &dyn std::error::Error| chain(error);
+    let path = layout.job(&row.job);
+    if !path.is_dir() {
+        return Ok(());
+    }
+    let tree = Tree::open(&path, false).map_err(|error| failed(&error))?;
+    let nothing = Bundle::default();
+    let survey = survey(&tree, &row.list, &nothing, row.applied_ms).map_err(|error| failed(&error))?;
+    let changes = plan(&row.list, &survey, &nothing).map_err(|error| failed(&error))?;
+    activate::activate(&tree, layout, &changes.steps).map_err(|error| failed(&error))?;
+    // `bin` is the job's own while it lives; std does not follow links below it.
+    let bin = path.join("bin");
+    if bin.is_dir() && !bin.is_symlink() {
+        std::fs::remove_dir_all(&bin).map_err(|error| failed(&error))?;
+    }
+    Ok(())
 }

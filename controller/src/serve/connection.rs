@@ -63,6 +63,8 @@ pub(crate) async fn accept(
                 continue;
             }
         };
+        // A socket of both families shows IPv4 as IPv6.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         // Over the bound a connection is closed at once: its agent comes back later.
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
         let Some(place) = addresses.enter(address.ip()) else { continue };
@@ -175,6 +177,12 @@ struct Present {
 }
 
 impl Connected {
+    /// How many agents.
+    pub(crate) fn count(&self) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().filter(|present| present.connections > 0).count()
+    }
+
     /// Whether the contact is to be written now; counts as written if so.
     fn due(&self, worker: WorkerId, now_ms: i64) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,6 +27,7 @@ use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
 use crate::secrets::SealingKey;
+use crate::service::Service;
 use crate::telemetry::BucketLog;
 use crate::tls::ca::{Authority, Kind};
 use crate::{clock, tls};
@@ -35,6 +36,10 @@ pub use lock::{ServeLock, holder};
 
 /// How long open requests may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the catalog may take to answer that it is there.
+const LOOK: Duration = Duration::from_secs(10);
+/// How often systemd is told.
+const PACE: Duration = Duration::from_secs(2);
 
 /// Everything that a request needs.
 pub(crate) struct State {
@@ -81,6 +86,16 @@ impl Server {
 
     /// The same with a lock that the caller has.
     pub async fn start_locked(bucket: &BucketDir, settings: &Settings, lock: ServeLock) -> Result<Self, Failure> {
+        Self::start_on(bucket, settings, lock, None).await
+    }
+
+    /// The same on a socket that listens already, where there is one.
+    pub async fn start_on(
+        bucket: &BucketDir,
+        settings: &Settings,
+        lock: ServeLock,
+        socket: Option<std::net::TcpListener>,
+    ) -> Result<Self, Failure> {
         let mut catalog = Catalog::open(&bucket.database())?;
         let bucket_id = catalog.read(|tx| read::bucket_id(tx))?;
         catalog.write(|tx| observed::disconnect_all(tx))?;
@@ -89,7 +104,11 @@ impl Server {
         let store = Arc::new(Store::open(bucket).map_err(|error| storage(&error))?);
         let packs = Packs::open(bucket, store).map_err(|error| storage(&error))?;
         let sealing = SealingKey::load(&bucket.kv_key()).map_err(|error| storage(&error))?;
-        let listener = TcpListener::bind(settings.listen).await.map_err(|error| cannot_listen(settings, &error))?;
+        let listener = match socket {
+            Some(socket) => socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket)),
+            None => TcpListener::bind(settings.listen).await,
+        };
+        let listener = listener.map_err(|error| cannot_listen(settings, &error))?;
         let address = listener.local_addr().map_err(|error| cannot_listen(settings, &error))?;
         let (end, ending) = watch::channel(false);
         let wakers = notify::Wakers::default();
@@ -121,6 +140,24 @@ impl Server {
     /// Where it listens; the real port when 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Tells systemd what it does and that it gets on, for as long as it is polled.
+    pub async fn tell(&self, service: &Service) {
+        loop {
+            // The threads behind every request: one that hangs holds up all agents.
+            let answered = tokio::time::timeout(LOOK, self.state.database.read(|_| Ok(()))).await;
+            let written = tokio::time::timeout(LOOK, self.state.database.write(|_| Ok(()))).await;
+            if matches!((answered, written), (Ok(Ok(())), Ok(Ok(())))) {
+                service.came_round("catalog", clock::instant());
+            }
+            service.came_round("wake", self.waking.came_round());
+            let connected = self.state.connected.count();
+            let halted = if self.state.halt.is_set() { "; nothing is handed out: run maand recover" } else { "" };
+            service.status(&format!("listening on {}; {connected} agents connected{halted}", self.address));
+            service.feed();
+            tokio::time::sleep(PACE).await;
+        }
     }
 
     /// Stops accepting, answers who waits, and lets open requests end, for a bounded time.

@@ -78,9 +78,12 @@ fn copyright(workspace: &Path, time: u64) -> io::Result<String> {
     }
     let date = rfc2822(i64::try_from(time).map_err(io::Error::other)?);
     let year = date.split(' ').nth(3).unwrap_or_default();
-    let _ = write!(text, "\nFiles: *\nCopyright: {year} the maand maintainers\nLicense: Apache-2.0\n\nLicense: Apache-2.0\n \
+    let _ = write!(
+        text,
+        "\nFiles: *\nCopyright: {year} the maand maintainers\nLicense: Apache-2.0\n\nLicense: Apache-2.0\n \
         On Debian systems the full text is in /usr/share/common-licenses/Apache-2.0;\n \
-        it is also at https://www.apache.org/licenses/LICENSE-2.0\n");
+        it is also at https://www.apache.org/licenses/LICENSE-2.0\n"
+    );
     Ok(text)
 }
 
@@ -109,6 +112,6 @@ mod tests {
     fn a_time_as_mail_writes_it() {
         assert_eq!(rfc2822(0), "Thu, 01 Jan 1970 00:00:00 +0000");
         assert_eq!(rfc2822(951_782_400), "Tue, 29 Feb 2000 00:00:00 +0000");
-        assert_eq!(rfc2822(1_795_547_367), "Tue, 24 Nov 2026 19:49:27 +0000");
+        assert_eq!(rfc2822(1_795_547_367), "Tue, 24 Nov 2026 19:09:27 +0000");
     }
 }

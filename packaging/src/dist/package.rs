@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 
+use super::Input;
 use super::doc;
 use super::elf::{self, Needs};
 use super::script::Script;
 use super::tree::Tree;
-use super::Input;
 use crate::pages;
 
 /// One package, whatever its format.
@@ -115,7 +115,11 @@ fn base(input: &Input, name: &str, program: &Path) -> io::Result<Tree> {
     let mut tree = Tree::default();
     tree.copy("", &input.workspace.join("packaging/dist").join(name))?;
     tree.file(format!("usr/bin/{name}"), 0o755, elf::stripped(program)?);
-    let completions = [("bash-completion/completions", "bash"), ("zsh/vendor-completions", "zsh"), ("fish/vendor_completions.d", "fish")];
+    let completions = [
+        ("bash-completion/completions", "bash"),
+        ("zsh/vendor-completions", "zsh"),
+        ("fish/vendor_completions.d", "fish"),
+    ];
     for (place, shell) in completions {
         let (file, content) = pages::completion(name, shell)?;
         tree.file(format!("usr/share/{place}/{file}"), 0o644, content);

@@ -15,8 +15,7 @@ pub fn make(package: &Package, machine: Machine, release: Release<'_>) -> io::Re
     let failed = |error: rpm::Error| io::Error::other(format!("{}: {error}", package.name));
     let time = u32::try_from(release.time).map_err(io::Error::other)?;
     let config = BuildConfig::v4().source_date(time).compression(CompressionWithLevel::Xz(release.level));
-    let mut builder =
-        PackageBuilder::new(package.name, release.version, "Apache-2.0", machine.name(), package.summary);
+    let mut builder = PackageBuilder::new(package.name, release.version, "Apache-2.0", machine.name(), package.summary);
     builder
         .using_config(config)
         .release("1")
@@ -34,8 +33,10 @@ pub fn make(package: &Package, machine: Machine, release: Release<'_>) -> io::Re
     // zsh of these distributions looks elsewhere than Debian's.
     let tree = package.tree.renamed(|path| path.replace("zsh/vendor-completions", "zsh/site-functions"));
     for (path, content, mode) in tree.files() {
-        let mut options =
-            FileOptions::new(format!("/{path}")).permissions(u16::try_from(mode).unwrap_or(0o644)).user("root").group("root");
+        let mut options = FileOptions::new(format!("/{path}"))
+            .permissions(u16::try_from(mode).unwrap_or(0o644))
+            .user("root")
+            .group("root");
         if package.conffiles.contains(&path) {
             options = options.config().noreplace();
         } else if path.starts_with("usr/share/doc/") {
