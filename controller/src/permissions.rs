@@ -6,8 +6,10 @@
 //! A group that works on a bucket is told its keys by that: who may deploy can have any of them in a template. A
 //! directory that others may read as well (2775) is no such statement, and keeps its owner's files to the owner.
 #![expect(clippy::disallowed_methods, reason = "edge: modes of directories")]
+#![expect(clippy::disallowed_types, reason = "edge: a file has its mode from its first byte")]
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::Mode;
@@ -41,6 +43,11 @@ pub fn close(path: &Path, shared: bool) -> std::io::Result<()> {
         return Ok(());
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// Makes an empty file, with the mode of one that nobody else may read, unless it is there.
+pub fn create(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(file(path)).open(path).map(drop)
 }
 
 /// For the rest of this process: what is made in a shared bucket is the group's to write, and not for others.

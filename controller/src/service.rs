@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_types, reason = "edge: the socket of the unit")]
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ use crate::failure::{Exit, Failure};
 
 /// How long a part may take to come round where no watchdog asks.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often systemd is told, if that is often enough.
+const PACE: Duration = Duration::from_secs(2);
 
 /// What this process tells of itself.
 #[derive(Debug)]
@@ -66,6 +69,11 @@ impl Service {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).parts.insert(part, when);
     }
 
+    /// How often whoever feeds it shall come by.
+    pub fn pace(&self) -> Duration {
+        self.limit.map_or(PACE, |limit| PACE.min(limit / 8))
+    }
+
     /// Feeds the watchdog, unless a part is late.
     pub fn feed(&self) {
         let now = clock::instant();
@@ -91,15 +99,32 @@ impl Service {
     }
 }
 
+/// A port that is listened on already.
+#[derive(Debug)]
+pub struct Socket(TcpListener);
+
+impl Socket {
+    /// Where.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// To accept from; inside a runtime.
+    pub fn listener(self) -> std::io::Result<tokio::net::TcpListener> {
+        self.0.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(self.0)
+    }
+}
+
 /// The port that systemd holds for this process, if it does. Asked once, before anything else is opened.
-pub fn socket() -> Result<Option<TcpListener>, Failure> {
+pub fn socket() -> Result<Option<Socket>, Failure> {
     let mut handed = ListenFd::from_env();
     let problem = |text: String| Diagnostic::new(Code::Listen, text).remedy("see maand-serve.socket");
     if handed.len() > 1 {
         let text = format!("systemd hands over {} sockets, and maand serve takes one", handed.len());
         return Err(Failure::new(Exit::Failed, problem(text)));
     }
-    handed.take_tcp_listener(0).map_err(|error| {
+    handed.take_tcp_listener(0).map(|taken| taken.map(Socket)).map_err(|error| {
         let text = "what systemd hands over is no socket that listens for TCP".to_owned();
         Failure::new(Exit::Failed, problem(text).cause(&error))
     })

@@ -5,6 +5,7 @@ mod support;
 
 mod api;
 mod architecture;
+mod booted;
 mod build;
 mod deploy;
 mod dev;
@@ -20,6 +21,7 @@ mod join;
 mod logs;
 mod namespaces;
 mod operations;
+mod packages;
 mod recover;
 mod rerender;
 mod rollout;

@@ -8,9 +8,11 @@
 //! - [`process`]: a child that is ended when its test ends
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
+//! - [`booted`]: machines whose first process is systemd
 #![allow(clippy::unwrap_used, reason = "test code: a panic is how it fails")]
 
 pub mod agents;
+pub mod booted;
 pub mod bucket;
 pub mod light;
 pub mod namespace;

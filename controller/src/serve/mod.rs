@@ -27,7 +27,7 @@ use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
 use crate::secrets::SealingKey;
-use crate::service::Service;
+use crate::service::{Service, Socket};
 use crate::telemetry::BucketLog;
 use crate::tls::ca::{Authority, Kind};
 use crate::{clock, tls};
@@ -38,8 +38,6 @@ pub use lock::{ServeLock, holder};
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long the catalog may take to answer that it is there.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often systemd is told.
-const PACE: Duration = Duration::from_secs(2);
 
 /// Everything that a request needs.
 pub(crate) struct State {
@@ -94,7 +92,7 @@ impl Server {
         bucket: &BucketDir,
         settings: &Settings,
         lock: ServeLock,
-        socket: Option<std::net::TcpListener>,
+        socket: Option<Socket>,
     ) -> Result<Self, Failure> {
         let mut catalog = Catalog::open(&bucket.database())?;
         let bucket_id = catalog.read(|tx| read::bucket_id(tx))?;
@@ -105,7 +103,7 @@ impl Server {
         let packs = Packs::open(bucket, store).map_err(|error| storage(&error))?;
         let sealing = SealingKey::load(&bucket.kv_key()).map_err(|error| storage(&error))?;
         let listener = match socket {
-            Some(socket) => socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket)),
+            Some(socket) => socket.listener(),
             None => TcpListener::bind(settings.listen).await,
         };
         let listener = listener.map_err(|error| cannot_listen(settings, &error))?;
@@ -156,7 +154,7 @@ impl Server {
             let halted = if self.state.halt.is_set() { "; nothing is handed out: run maand recover" } else { "" };
             service.status(&format!("listening on {}; {connected} agents connected{halted}", self.address));
             service.feed();
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(service.pace()).await;
         }
     }
 

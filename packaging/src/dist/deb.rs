@@ -74,7 +74,7 @@ fn xz(bytes: &[u8], level: u32) -> io::Result<Vec<u8>> {
 }
 
 fn member(ar: &mut Vec<u8>, name: &str, time: u64, content: &[u8]) -> io::Result<()> {
-    write!(ar, "{name:<16}{time:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 100_644, content.len())?;
+    writeln!(ar, "{name:<16}{time:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 100_644, content.len())?;
     ar.extend_from_slice(content);
     if content.len() % 2 == 1 {
         ar.push(b'\n');

@@ -16,6 +16,22 @@ use std::path::{Path, PathBuf};
 
 pub use task::{run, workspace};
 
+/// A kind of archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For dpkg.
+    Deb,
+    /// For rpm.
+    Rpm,
+    /// For everybody else.
+    TarZst,
+}
+
+impl Format {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Deb, Self::Rpm, Self::TarZst];
+}
+
 /// What to make packages of.
 #[derive(Debug, Clone)]
 pub struct Input {
@@ -29,6 +45,8 @@ pub struct Input {
     pub version: String,
     /// Every file's time, seconds since 1970 UTC.
     pub time: u64,
+    /// What to make.
+    pub formats: Vec<Format>,
     /// Make the smallest archives, however long that takes.
     pub small: bool,
 }
@@ -45,7 +63,7 @@ struct Release<'a> {
 pub fn packages(input: &Input, out: &Path) -> io::Result<Vec<PathBuf>> {
     std::fs::create_dir_all(out)?;
     let machine = elf::Machine::of(&std::fs::read(&input.maand)?)?;
-    let release = Release { version: &input.version, time: input.time, level: if input.small { 9 } else { 1 } };
+    let release = Release { version: &input.version, time: input.time, level: if input.small { 9 } else { 0 } };
     let packages = [package::maand(input)?, package::agent(input)?];
     let mut written = Vec::new();
     let mut put = |name: String, bytes: Vec<u8>| {
@@ -53,12 +71,19 @@ pub fn packages(input: &Input, out: &Path) -> io::Result<Vec<PathBuf>> {
         written.push(path.clone());
         std::fs::write(path, bytes)
     };
+    let wanted = |format| input.formats.contains(&format);
     for package in &packages {
         let (name, version) = (package.name, &input.version);
-        put(format!("{name}_{version}_{}.deb", machine.debian()), deb::make(package, machine, release)?)?;
-        put(format!("{name}-{version}-1.{}.rpm", machine.name()), rpm::make(package, machine, release)?)?;
+        if wanted(Format::Deb) {
+            put(format!("{name}_{version}_{}.deb", machine.debian()), deb::make(package, machine, release)?)?;
+        }
+        if wanted(Format::Rpm) {
+            put(format!("{name}-{version}-1.{}.rpm", machine.name()), rpm::make(package, machine, release)?)?;
+        }
     }
-    let name = format!("maand-{}-linux-{}", input.version, machine.name());
-    put(format!("{name}.tar.zst"), archive::make(&packages, &name, release)?)?;
+    if wanted(Format::TarZst) {
+        let name = format!("maand-{}-linux-{}", input.version, machine.name());
+        put(format!("{name}.tar.zst"), archive::make(&packages, &name, release)?)?;
+    }
     Ok(written)
 }

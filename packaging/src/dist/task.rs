@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use super::{Input, packages};
+use super::{Format, Input, packages};
 
 const USAGE: &str = "\
 usage: cargo xtask dist [--profile PROFILE | --programs DIR] [--out DIR]
@@ -62,6 +62,7 @@ fn make(profile: &str, programs: Option<PathBuf>, out: Option<PathBuf>) -> io::R
         agent: dir.join("maand-agent"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: time(&workspace)?,
+        formats: Format::ALL.to_vec(),
         small: profile != "dev",
         workspace,
     };

@@ -1,8 +1,6 @@
 //! `maand init`.
 #![expect(clippy::disallowed_methods, reason = "edge: makes a bucket's directories and files")]
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use shared::{BucketId, Code, Diagnostic};
@@ -74,9 +72,7 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
     if !bucket.database().is_file() {
         // SQLite makes the files beside it with the same mode.
         let path = bucket.database();
-        let mode = permissions::file(&path);
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(&path);
-        opened.map_err(|error| cannot(bucket, &path, &error))?;
+        permissions::create(&path).map_err(|error| cannot(bucket, &path, &error))?;
         made.push(bucket.shown(&bucket.database()).to_string());
     }
     if let Some(found) = outdated {

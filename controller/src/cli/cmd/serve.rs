@@ -1,6 +1,6 @@
 //! `maand serve`.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::drive::daemon;
 use crate::failure::Failure;
 use crate::serve::{ServeLock, Server, terminated};
-use crate::service::{self, Service};
+use crate::service::{self, Service, Socket};
 
 /// Speak to agents, until SIGTERM or Ctrl-C
 ///
@@ -30,12 +30,12 @@ pub struct Args {
 }
 
 /// The port that systemd holds, which then counts: it is there before this process and after it.
-fn socket(args: &Args, settings: &mut Settings, context: &Context) -> Result<Option<TcpListener>, Failure> {
+fn socket(args: &Args, settings: &mut Settings, context: &Context) -> Result<Option<Socket>, Failure> {
     let Some(socket) = service::socket()? else {
         settings.listen = args.listen.unwrap_or(settings.listen);
         return Ok(None);
     };
-    if let Ok(address) = socket.local_addr() {
+    if let Ok(address) = socket.address() {
         let wanted = args.listen.unwrap_or(settings.listen);
         if wanted.port() != address.port() {
             context.ui.warn(format_args!(
