@@ -15,13 +15,13 @@ use crate::identity::Identity;
 use crate::join::{self, Place};
 use crate::leave::{self, Wish};
 use crate::operations::Operations;
+use crate::renew::{self, Refused, Renewing};
 use crate::report::{self, Transient};
 use crate::service::Service;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
-use crate::tls::{Trust, Verifier};
 use crate::work::Workshop;
-use crate::{health, job_logs, local, poll, reconcile, run, unit};
+use crate::{clock, health, job_logs, local, poll, reconcile, run, unit};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -251,13 +251,12 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
     let ledger = Arc::new(ledger);
     // For checks of jobs that speak TLS; the agent's own client names its provider.
     let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let identity = Identity::new(&config.state, config.bucket_id).load()?;
-    let name = shared::token::controller_name(config.bucket_id);
+    let identity = Identity::new(&config.state, config.bucket_id);
+    let held = identity.load()?;
     let unusable = |error: &dyn std::error::Error| {
         Diagnostic::new(Code::AgentState, "the agent's identity cannot be used").cause(error)
     };
-    let verifier = Verifier::new(Trust::Roots { roots: identity.roots, name });
-    let tls = verifier.client(Some((identity.chain, identity.key))).map_err(|error| unusable(&error))?;
+    let tls = renew::tls(&held, config.bucket_id)?;
     let runtime = runtime()?;
     let client = Client::new(tls, &config.controller, session).map_err(|error| unusable(&error))?;
     let transient = Arc::new(Transient::default());
@@ -289,10 +288,12 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         service.ready();
         let root = config.root.clone();
         let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), session, root, &service);
+        let renewing = Renewing::new(identity, config.bucket_id, &config.controller, client.clone(), held);
         tokio::select! {
             () = poll::poll(&config, &client, &ledger, &layout, &shop, &service) => {}
             () = service.tell(&ledger, &transient) => {}
             () = reporting => {}
+            () = renewing.keep() => {}
             () = health::watch(shop.clone()) => {}
             () = shop.clone().send_late_after_reports() => {}
             _ = term.recv() => {}
@@ -327,6 +328,28 @@ fn nothing_accepted(config: &Config) -> DesiredState {
     }
 }
 
+/// A span for people.
+fn span(ms: i64) -> String {
+    let s = ms.unsigned_abs() / 1000;
+    match s {
+        0..120 => format!("{s} s"),
+        120..7200 => format!("{} min", s / 60),
+        7200..172_800 => format!("{} h", s / 3600),
+        _ => format!("{} days", s / 86_400),
+    }
+}
+
+fn ends(left_ms: i64) -> String {
+    if left_ms > 0 {
+        return format!("ends in {}; the agent renews it by itself", span(left_ms));
+    }
+    format!("ended {} ago; a running agent gets a new one for its key", span(left_ms))
+}
+
+fn ago(since_ms: i64) -> String {
+    format!("since {} ago", span(clock::now_ms() - since_ms))
+}
+
 fn status(path: &std::path::Path, json: bool) -> Result<(), Diagnostic> {
     let config = Config::load(path)?;
     let layout = Layout::new(&config.root, config.bucket_id);
@@ -342,6 +365,9 @@ fn status(path: &std::path::Path, json: bool) -> Result<(), Diagnostic> {
         reconcile::Place::Applying { to } => format!("applying {}", to.short()),
     };
     let mut out = std::io::stdout();
+    let identity = Identity::new(&config.state, config.bucket_id);
+    let left_ms = identity.load().ok().and_then(|held| Some(held.newest()?.life.not_after_ms - clock::now_ms()));
+    let refused = Refused::load(&identity);
     if json {
         let allocations: Vec<_> = rows
             .iter()
@@ -351,7 +377,9 @@ fn status(path: &std::path::Path, json: bool) -> Result<(), Diagnostic> {
             })
             .collect();
         let status = serde_json::json!({ "controller": config.controller, "bucket_id": config.bucket_id,
-            "worker_id": config.worker_id, "accepted": fence, "allocations": allocations });
+            "worker_id": config.worker_id, "accepted": fence, "certificate_ends_in_s": left_ms.map(|ms| ms / 1000),
+            "refused": refused.as_ref().map(|r| serde_json::json!({ "error": r.error, "message": r.message,
+                "since_ms": r.since_ms, "do": r.remedy() })), "allocations": allocations });
         drop(writeln!(out, "{status:#}"));
         return Ok(());
     }
@@ -359,6 +387,11 @@ fn status(path: &std::path::Path, json: bool) -> Result<(), Diagnostic> {
     drop(writeln!(out, "bucket      {}", config.bucket_id));
     drop(writeln!(out, "worker      {}", config.worker_id));
     drop(writeln!(out, "accepted    {}", fence.map_or_else(|| "nothing yet".to_owned(), |fence| fence.to_string())));
+    drop(writeln!(out, "certificate {}", left_ms.map_or_else(|| "cannot be read".to_owned(), ends)));
+    if let Some(refused) = &refused {
+        drop(writeln!(out, "refused     {} ({}), {}", refused.message, refused.error, ago(refused.since_ms)));
+        drop(writeln!(out, "do          {}", refused.remedy()));
+    }
     for row in &rows {
         let process = serde_json::to_value(row.process).ok().and_then(|v| v.as_str().map(str::to_owned));
         drop(writeln!(out, "{:<11} {:<14} {}", row.job, place(row), process.unwrap_or_default()));

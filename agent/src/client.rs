@@ -1,6 +1,8 @@
 //! Edge: HTTP to the controller, typed by `shared::api`. Every answer has a cap, every call a limit.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use reqwest::header::{ETAG, IF_RANGE, RANGE, RETRY_AFTER};
@@ -12,10 +14,14 @@ use shared::BundleDigest;
 use shared::api::v1::desired::{Envelope, Fence};
 use shared::api::v1::error::ErrorBody;
 use shared::api::v1::logs::LogBatch;
+use shared::api::v1::renew::{RenewRequest, RenewResponse, Whoami};
 use shared::api::v1::report::Report;
 use shared::api::v1::want::{BundleAnswer, WantList};
 use shared::api::{self, v1};
 use thiserror::Error;
+use tokio::sync::Notify;
+
+use crate::clock;
 
 /// Time to connect, the handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -109,6 +115,106 @@ async fn read(mut response: Response, cap: usize) -> Result<Vec<u8>, Failed> {
     Ok(body)
 }
 
+impl Failed {
+    /// Whether the certificate that was shown is what is wrong: a refusal, or an alert of TLS.
+    pub fn is_about_the_certificate(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => matches!(status, 401 | 403),
+            Self::Transport(error) => shared::diagnostic::chain(error).contains("received fatal alert"),
+            _ => false,
+        }
+    }
+
+    /// Whether TLS said that the certificate has ended.
+    fn is_ended(&self) -> bool {
+        matches!(self, Self::Transport(error) if shared::diagnostic::chain(error).contains("CertificateExpired"))
+    }
+}
+
+/// Why the controller lets this agent in no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its word.
+    pub error: String,
+    /// For people.
+    pub message: String,
+}
+
+/// What answers said beside what was asked.
+#[derive(Debug, Default)]
+pub struct Heard {
+    offset_ms: Mutex<Option<i64>>,
+    is_ended: AtomicBool,
+    refusal: Mutex<Option<Refusal>>,
+    news: Notify,
+}
+
+impl Heard {
+    /// The controller's clock less ours, milliseconds, as of its last answer.
+    pub fn offset_ms(&self) -> Option<i64> {
+        *self.offset_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether TLS said that our certificate has ended.
+    pub fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::SeqCst)
+    }
+
+    /// Another certificate is shown, or one was let in: what was said of it before holds no more.
+    pub fn certificate_changed(&self) {
+        self.is_ended.store(false, Ordering::SeqCst);
+    }
+
+    /// Why the last request was not let in.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Until something of it changes.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// An answer, or that there is none.
+    pub fn judged(&self, failed: Option<&Failed>) {
+        let refusal = match failed {
+            Some(Failed::Refused { status: 401 | 403, error, message }) => {
+                Some(Refusal { error: error.clone(), message: message.clone() })
+            }
+            Some(failed) => {
+                if failed.is_ended() && !self.is_ended.swap(true, Ordering::SeqCst) {
+                    self.news.notify_one();
+                }
+                return;
+            }
+            None => {
+                self.certificate_changed();
+                None
+            }
+        };
+        let mut held = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if *held != refusal {
+            *held = refusal;
+            drop(held);
+            self.news.notify_one();
+        }
+    }
+
+    fn clock(&self, clock_ms: i64) {
+        let now = clock_ms.saturating_sub(clock::now_ms());
+        let before = self.offset_ms.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+        // The first, and a step: not what a slow answer adds.
+        if before.is_none_or(|before| (before - now).abs() > 5_000) {
+            self.news.notify_one();
+        }
+    }
+}
+
+/// The controller's clock in an answer.
+fn clock_of(response: &Response) -> Option<i64> {
+    response.headers().get(api::CLOCK_HEADER).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
 /// Answer to a poll.
 #[derive(Debug)]
 pub enum Polled {
@@ -121,19 +227,49 @@ pub enum Polled {
 /// A client of one controller, as one agent.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    http: Arc<RwLock<reqwest::Client>>,
     base: String,
     session: u64,
+    heard: Arc<Heard>,
 }
 
 impl Client {
     /// `base` without a slash at its end.
     pub fn new(tls: ClientConfig, base: &str, session: u64) -> reqwest::Result<Self> {
-        Ok(Self { http: http(tls)?, base: base.to_owned(), session })
+        let http = Arc::new(RwLock::new(http(tls)?));
+        Ok(Self { http, base: base.to_owned(), session, heard: Arc::default() })
+    }
+
+    /// From now on as `tls` says, on new connections; requests that are under way end as they began.
+    pub fn change(&self, tls: ClientConfig) -> reqwest::Result<()> {
+        *self.http.write().unwrap_or_else(PoisonError::into_inner) = http(tls)?;
+        Ok(())
+    }
+
+    /// What answers said.
+    pub fn heard(&self) -> &Heard {
+        &self.heard
+    }
+
+    /// Sends a request; what its answer says beside is kept.
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Failed> {
+        let answered = match request.send().await {
+            Ok(response) => {
+                if let Some(clock_ms) = clock_of(&response) {
+                    self.heard.clock(clock_ms);
+                }
+                checked(response).await
+            }
+            Err(error) => Err(Failed::Transport(error)),
+        };
+        self.heard.judged(answered.as_ref().err());
+        answered
     }
 
     fn request(&self, method: Method, path: &str, limit: Duration) -> reqwest::RequestBuilder {
         self.http
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
             .request(method, format!("{}{path}", self.base))
             .header(api::PROTOCOL_HEADER, api::PROTOCOL)
             .header(api::SESSION_HEADER, self.session)
@@ -150,9 +286,8 @@ impl Client {
     pub async fn desired(&self, after: Option<Fence>, wait: u64) -> Result<(Polled, Option<i64>), Failed> {
         let after = after.map(|fence| format!("after={fence}&")).unwrap_or_default();
         let path = format!("{}?{after}wait={wait}", v1::DESIRED);
-        let response = self.request(Method::GET, &path, Duration::from_secs(wait) + SILENCE).send().await;
-        let response = checked(response.map_err(Failed::Transport)?).await?;
-        let clock_ms = response.headers().get(api::CLOCK_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let response = self.send(self.request(Method::GET, &path, Duration::from_secs(wait) + SILENCE)).await?;
+        let clock_ms = clock_of(&response);
         if response.status() == StatusCode::NO_CONTENT {
             let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             let pause = pause.map(|seconds: u64| Duration::from_secs(seconds.min(300)));
@@ -166,8 +301,7 @@ impl Client {
     pub async fn bundle(&self, digest: &BundleDigest, base: Option<&BundleDigest>) -> Result<BundleAnswer, Failed> {
         let base = base.map(|base| format!("?base={base}")).unwrap_or_default();
         let path = format!("{}/{digest}{base}", v1::BUNDLES);
-        let response = self.request(Method::GET, &path, LONG).send().await;
-        let response = checked(response.map_err(Failed::Transport)?).await?;
+        let response = self.send(self.request(Method::GET, &path, LONG)).await?;
         serde_json::from_slice(&read(response, v1::BUNDLE_CAP).await?).map_err(Failed::Form)
     }
 
@@ -186,7 +320,7 @@ impl Client {
         if let (1.., Some(etag)) = (have, etag) {
             request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, etag);
         }
-        let mut response = checked(request.send().await.map_err(Failed::Transport)?).await?;
+        let mut response = self.send(request).await?;
         let tag = response.headers().get(ETAG).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
         began(tag, resumed).map_err(Failed::Store)?;
@@ -207,8 +341,7 @@ impl Client {
 
     /// Sends a report; durable with the controller when this returns `Ok`.
     pub async fn report(&self, report: &Report) -> Result<(), Failed> {
-        let response = self.post(v1::REPORTS, report, SHORT)?.send().await;
-        checked(response.map_err(Failed::Transport)?).await.map(drop)
+        self.send(self.post(v1::REPORTS, report, SHORT)?).await.map(drop)
     }
 
     /// Ends this agent's own certificate.
@@ -219,7 +352,18 @@ impl Client {
 
     /// Sends output.
     pub async fn logs(&self, batch: &LogBatch) -> Result<(), Failed> {
-        let response = self.post(v1::LOGS, batch, SHORT)?.send().await;
-        checked(response.map_err(Failed::Transport)?).await.map(drop)
+        self.send(self.post(v1::LOGS, batch, SHORT)?).await.map(drop)
+    }
+
+    /// Asks who this is: whether the certificate is let in.
+    pub async fn whoami(&self) -> Result<Whoami, Failed> {
+        let response = self.send(self.request(Method::GET, v1::SELF, SHORT)).await?;
+        serde_json::from_slice(&read(response, v1::ENROL_CAP).await?).map_err(Failed::Form)
+    }
+
+    /// Asks for a new certificate.
+    pub async fn renew(&self, request: &RenewRequest) -> Result<RenewResponse, Failed> {
+        let response = self.send(self.post(v1::RENEW, request, SHORT)?).await?;
+        serde_json::from_slice(&read(response, v1::ENROL_CAP).await?).map_err(Failed::Form)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use shared::api::v1;
 use shared::api::v1::enrol::{EnrolRequest, EnrolResponse};
 use shared::token::{self, JoinToken};
@@ -15,7 +15,7 @@ use shared::{Code, Diagnostic};
 
 use crate::client::{self, Failed};
 use crate::config::{self, Config, Partial};
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::state::durable;
 use crate::tls::{Trust, Verifier, controller_name_of};
 
@@ -131,15 +131,13 @@ fn pending_key(path: &Path) -> Result<KeyPair, Diagnostic> {
 }
 
 fn request(token: &JoinToken, key: &KeyPair, certificate: &[u8]) -> Result<EnrolRequest, Diagnostic> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    let csr = params.serialize_request(key).map_err(|error| unusable(&error))?;
+    let csr = identity::request(key).map_err(|error| unusable(&error))?;
     let signer = Ed25519KeyPair::from_seed_unchecked(&token.secret).map_err(|error| unusable(&error))?;
     debug_assert_eq!(signer.public_key().as_ref().len(), 32);
     let proof = signer.sign(&token::proof(&token.id, &key.subject_public_key_info(), certificate));
     Ok(EnrolRequest {
         token_id: BASE64URL_NOPAD.encode(&token.id),
-        csr: BASE64.encode(csr.der()),
+        csr: BASE64.encode(&csr),
         proof: BASE64.encode(proof.as_ref()),
     })
 }

@@ -15,9 +15,8 @@ use crate::reconcile::{Place, Row};
 use crate::report::{self, Transient};
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
-use crate::tls::{Trust, Verifier};
 use crate::work::clear;
-use crate::{local, unit};
+use crate::{local, renew, unit};
 
 /// What an operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,10 +111,8 @@ fn confirm(config: &Config, jobs: &[Row], wish: Wish) -> Result<(), Diagnostic> 
 
 fn client(config: &Config, session: u64) -> Result<Client, Diagnostic> {
     let unusable = |error: &dyn std::error::Error| state("the agent's identity cannot be used").cause(error);
-    let identity = Identity::new(&config.state, config.bucket_id).load()?;
-    let name = shared::token::controller_name(config.bucket_id);
-    let verifier = Verifier::new(Trust::Roots { roots: identity.roots, name });
-    let tls = verifier.client(Some((identity.chain, identity.key))).map_err(|error| unusable(&error))?;
+    let held = Identity::new(&config.state, config.bucket_id).load()?;
+    let tls = renew::tls(&held, config.bucket_id)?;
     Client::new(tls, &config.controller, session).map_err(|error| unusable(&error))
 }
 

@@ -28,6 +28,7 @@ pub mod logs;
 pub mod operations;
 pub mod poll;
 pub mod reconcile;
+pub mod renew;
 pub mod report;
 pub mod run;
 pub mod service;

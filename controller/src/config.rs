@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: reads maand.conf and the machine's name")]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use shared::text::closest;
 use shared::{Code, Diagnostic};
@@ -25,6 +26,10 @@ pub const TEMPLATE: &str = "\
 # Days that certificates of jobs are good for, and how many days before their end a build renews them.
 # certs_ttl = 60
 # certs_renewal_buffer = 10
+
+# How long certificates of agents are good for: days, or a text such as \"12h\". Agents renew them by themselves when a
+# third of that is over.
+# agent_certs_ttl = 90
 
 # Which file overrides the jobs' resources: \"prod\" for workspace/bucket.jobs.prod.conf, \"\" for bucket.jobs.conf.
 # job_config_selector = \"\"
@@ -82,6 +87,8 @@ pub struct Settings {
     pub certs_ttl_days: u32,
     /// Days before its end from which a build renews it.
     pub certs_renewal_days: u32,
+    /// How long an agent's certificate is good.
+    pub agent_certs_ttl: Duration,
     /// Picks `bucket.jobs.<selector>.conf`; empty for `bucket.jobs.conf`.
     pub job_config_selector: String,
     /// What deserves a word but stops nothing.
@@ -97,18 +104,20 @@ impl Default for Settings {
             logs: Logs::default(),
             certs_ttl_days: 60,
             certs_renewal_days: 10,
+            agent_certs_ttl: Duration::from_secs(90 * 86_400),
             job_config_selector: String::new(),
             warnings: Vec::new(),
         }
     }
 }
 
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "listen",
     "advertise",
     "pickup_timeout",
     "certs_ttl",
     "certs_renewal_buffer",
+    "agent_certs_ttl",
     "job_config_selector",
     "log_format",
     "log_max_mb",
@@ -200,6 +209,14 @@ impl Settings {
                 ("certs_renewal_buffer", _) => {
                     problems.push(problem("certs_renewal_buffer is a number of days, 0 to 3650".into()));
                 }
+                ("agent_certs_ttl", value) => match lifetime(value) {
+                    Some(lifetime) => settings.agent_certs_ttl = lifetime,
+                    None => problems.push(
+                        problem("agent_certs_ttl is how long agents' certificates are good".into()).remedy(
+                            "write days, 1 to 3650, or a text such as \"12h\", \"30m\" or \"45s\", at least \"1s\"",
+                        ),
+                    ),
+                },
                 ("job_config_selector", toml::Value::String(text)) => match text.trim() {
                     "" => {}
                     text if text.parse::<shared::Name>().is_ok() => {
@@ -247,6 +264,28 @@ impl Settings {
     }
 }
 
+/// Days, or a number with its unit.
+fn lifetime(value: &toml::Value) -> Option<Duration> {
+    const DAY: u64 = 86_400;
+    let (count, unit) = match value {
+        toml::Value::Integer(days) => (u64::try_from(*days).ok()?, DAY),
+        toml::Value::String(text) => {
+            let (count, unit) = text.trim().split_at_checked(text.trim().len().checked_sub(1)?)?;
+            let unit = match unit {
+                "d" => DAY,
+                "h" => 3600,
+                "m" => 60,
+                "s" => 1,
+                _ => return None,
+            };
+            (count.parse().ok()?, unit)
+        }
+        _ => return None,
+    };
+    let seconds = count.checked_mul(unit)?;
+    (1..=3650 * DAY).contains(&seconds).then(|| Duration::from_secs(seconds))
+}
+
 /// `https://host:port`, nothing behind it.
 fn url(text: &str) -> Option<String> {
     let rest = text.strip_prefix("https://")?;
@@ -262,10 +301,22 @@ mod tests {
     #[test]
     fn the_template_is_the_defaults() {
         assert_eq!(Settings::parse(TEMPLATE), Ok(Settings::default()));
-        let shown = ["listen", "pickup", "log_", "certs_", "job_config"]
+        let shown = ["listen", "pickup", "log_", "certs_", "agent_", "job_config"]
             .iter()
             .fold(TEMPLATE.to_owned(), |text, key| text.replace(&format!("# {key}"), key));
         assert_eq!(Settings::parse(&shown), Ok(Settings::default()), "the defaults that it shows are the defaults");
+    }
+
+    #[test]
+    fn a_lifetime_is_days_or_a_number_with_a_unit() {
+        let read =
+            |text: &str| Settings::parse(&format!("agent_certs_ttl = {text}")).map(|s| s.agent_certs_ttl.as_secs());
+        for (text, seconds) in [("90", 7_776_000), ("\"90d\"", 7_776_000), ("\"12h\"", 43_200), ("\"5s\"", 5)] {
+            assert_eq!(read(text), Ok(seconds), "{text}");
+        }
+        for bad in ["0", "-1", "3651", "\"\"", "\"d\"", "\"12\"", "\"0s\"", "\"-1h\"", "\"1y\"", "1.5", "\"1é\""] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod failure;
 pub mod model;
 
+pub mod admission;
 pub mod build;
 pub mod gc;
 pub mod plan;

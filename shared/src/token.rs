@@ -68,6 +68,16 @@ pub fn proof(token_id: &[u8; 16], spki: &[u8], server_certificate: &[u8]) -> Vec
     message
 }
 
+/// What the key of an agent's certificate signs to get a new one without showing it to TLS, which lets none in that
+/// has ended: bound to that certificate, to the new key and to the server certificate that the agent saw.
+pub fn renewal(certificate: &[u8], spki: &[u8], server_certificate: &[u8]) -> Vec<u8> {
+    let mut message = b"maand-renew-1\n".to_vec();
+    for part in [certificate, spki, server_certificate] {
+        message.extend_from_slice(&Sha256::digest(part));
+    }
+    message
+}
+
 /// sha256 of a SubjectPublicKeyInfo: what a token pins.
 pub fn pin(spki: &[u8]) -> [u8; 32] {
     Sha256::digest(spki).into()

@@ -71,7 +71,7 @@ impl Client {
 fn own(bucket: &Bucket, host: &str) -> Shown {
     let state = bucket.dir().join("agents").join(host).join("state");
     let loaded = Identity::new(&state, bucket_id(bucket)).load().unwrap();
-    Some((loaded.chain, loaded.key))
+    Some(loaded.newest().unwrap().shown())
 }
 
 /// A certificate that `ca` signed, with one URI and the usages.

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 /// The controller's modules by layer: a module may import its own layer only where this table says
 /// so, and everything below.
-const PURE: &[&str] = &["model", "workspace", "build", "render", "plan", "rollout", "gc", "recover", "why"];
+const PURE: &[&str] =
+    &["model", "admission", "workspace", "build", "render", "plan", "rollout", "gc", "recover", "why"];
 /// Of those, the files that touch the world: one reads a workspace, one sweeps the bucket.
 const PURE_EXCEPT: &[&str] = &["workspace/load.rs", "gc/run.rs"];
 
 /// What a pure module may import of the crate.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["model"]),
+    ("admission", &["model", "admission"]),
     ("workspace", &["model", "workspace"]),
     ("build", &["model", "workspace", "build"]),
     ("render", &["model", "render"]),
@@ -19,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("rollout", &["model", "plan", "rollout"]),
     ("gc", &["model", "gc"]),
     ("recover", &["model", "recover"]),
-    ("why", &["model", "plan", "rollout", "why"]),
+    ("why", &["model", "admission", "plan", "rollout", "why"]),
 ];
 
 /// Files of the agent that decide, outside `reconcile/`.

@@ -46,10 +46,27 @@ impl Agent {
         self.join_with(words[2], words[3])
     }
 
+    /// Joins anew, in place of the identity that is there.
+    pub fn enrol_again(&self, bucket: &Bucket) -> Output {
+        let line = bucket.maand(&["agent", "token", &self.host]).expect(0).stdout;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        self.join_anyhow(words[2], words[3], &["--replace"])
+    }
+
     /// `maand-agent join URL TOKEN`.
     pub fn join_with(&self, url: &str, token: &str) -> Output {
+        self.join_anyhow(url, token, &[])
+    }
+
+    fn join_anyhow(&self, url: &str, token: &str, flags: &[&str]) -> Output {
         let mut command = self.command();
-        command.args(["join", url, token]).arg("--root").arg(self.root()).arg("--state").arg(self.dir.join("state"));
+        command
+            .args(["join", url, token])
+            .args(flags)
+            .arg("--root")
+            .arg(self.root())
+            .arg("--state")
+            .arg(self.dir.join("state"));
         finish(command, Duration::from_secs(60))
     }
 
@@ -82,6 +99,11 @@ impl Agent {
     /// The process, which must have been started.
     pub fn process(&mut self) -> &mut Running {
         self.running.as_mut().expect("the agent was started")
+    }
+
+    /// Its process id; it must have been started.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the agent was started").pid()
     }
 
     /// SIGKILL.

@@ -10,7 +10,6 @@ use agent::client::{Client, Polled};
 use agent::identity::Identity;
 use agent::join::{self, Place};
 use agent::reconcile::{self, Accepted, Row, Step, Verdict};
-use agent::tls::{Trust, Verifier};
 use controller::cli::ui::Ui;
 use controller::cli::{Context, cmd};
 use controller::paths::BucketDir;
@@ -103,14 +102,12 @@ impl Light {
         };
         let config = join::join(url, token, &place).await.unwrap();
         let identity = Identity::new(&config.state, config.bucket_id).load().unwrap();
-        let name = shared::token::controller_name(config.bucket_id);
-        let verifier = Verifier::new(Trust::Roots { roots: identity.roots, name });
         Arc::new(Self {
             host: host.to_owned(),
             bucket: config.bucket_id,
             worker: config.worker_id,
             controller: config.controller,
-            tls: verifier.client(Some((identity.chain, identity.key))).unwrap(),
+            tls: agent::renew::tls(&identity, config.bucket_id).unwrap(),
             away: watch::Sender::new(false),
             ledger: Mutex::default(),
         })

@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod next;
 pub mod operation;
+pub mod renewal;
 
 pub use accept::{Accepted, Verdict, verdict};
 pub use next::{Step, next};

@@ -235,7 +235,9 @@ impl Derived {
     fn bucket_keys(&self, keys: &mut Taken<'_>) {
         let running: BTreeMap<&JobName, &Facts> =
             self.jobs.iter().filter(|(_, facts)| !facts.active.is_empty()).collect();
-        for (name, port) in running.values().flat_map(|facts| &facts.spec.ports) {
+        // Of a drained job too: its templates go on being rendered.
+        let placed = self.jobs.values().filter(|facts| !facts.placed.is_empty());
+        for (name, port) in placed.flat_map(|facts| &facts.spec.ports) {
             keys.put(name.as_str(), || port.to_string());
         }
         keys.put("bucket_id", || self.bucket.to_string());

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::{Host, WorkerId};
 
+use super::identities::{self, NewCertificate};
 use super::{During, Result, parsed};
 
 /// Wrong proofs after which a token is dead.
@@ -85,19 +86,6 @@ pub fn count_failure(connection: &Connection, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// A certificate to record.
-#[derive(Debug, Clone)]
-pub struct NewCertificate<'a> {
-    /// sha256 of the DER.
-    pub fingerprint: [u8; 32],
-    /// Hexadecimal.
-    pub serial: &'a str,
-    /// PEM.
-    pub pem: &'a str,
-    /// When it ends.
-    pub not_after_ms: i64,
-}
-
 /// Marks the token used, with the key (sha256 of its SubjectPublicKeyInfo) and the certificate.
 pub fn redeem(
     connection: &Connection,
@@ -113,55 +101,8 @@ pub fn redeem(
             params![id, now_ms, spki, certificate.pem],
         )
         .during("redeeming a join token")?;
-    connection
-        .execute(
-            "INSERT INTO agent_certificate (fingerprint, worker_id, serial, not_after, issued_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![certificate.fingerprint, worker.to_string(), certificate.serial, certificate.not_after_ms, now_ms],
-        )
-        .during("recording an agent's certificate")?;
+    identities::insert(connection, worker, None, certificate, now_ms)?;
     Ok(())
-}
-
-/// What is known of a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Good, and this worker's.
-    Active(WorkerId),
-    /// No longer good.
-    Revoked(WorkerId),
-    /// Not issued by this catalog.
-    Unknown,
-}
-
-/// Looks a certificate up by sha256 of its DER.
-pub fn standing(connection: &Connection, fingerprint: &[u8; 32]) -> Result<Standing> {
-    let row: Option<(String, Option<i64>)> = connection
-        .prepare_cached("SELECT worker_id, revoked_at FROM agent_certificate WHERE fingerprint = ?1")
-        .and_then(|mut select| select.query_row([fingerprint], |r| Ok((r.get(0)?, r.get(1)?))).optional())
-        .during("looking up an agent's certificate")?;
-    Ok(match row {
-        None => Standing::Unknown,
-        Some((worker, None)) => Standing::Active(parsed("agent_certificate.worker_id", &worker)?),
-        Some((worker, Some(_))) => Standing::Revoked(parsed("agent_certificate.worker_id", &worker)?),
-    })
-}
-
-/// An agent has used this certificate: its worker's other ones are over. Whether any was.
-pub fn supersede_others(
-    connection: &Connection,
-    worker: WorkerId,
-    fingerprint: &[u8; 32],
-    now_ms: i64,
-) -> Result<bool> {
-    let revoked = connection
-        .execute(
-            "UPDATE agent_certificate SET revoked_at = ?3, revoked_reason = 'superseded' \
-             WHERE worker_id = ?1 AND fingerprint <> ?2 AND revoked_at IS NULL \
-             AND issued_at <= (SELECT issued_at FROM agent_certificate WHERE fingerprint = ?2)",
-            params![worker.to_string(), fingerprint, now_ms],
-        )
-        .during("superseding an agent's certificates")?;
-    Ok(revoked > 0)
 }
 
 /// Ends all of a worker's certificates, and its join tokens that nobody has used; how many certificates.
@@ -184,14 +125,6 @@ pub fn is_joined(connection: &Connection, worker: WorkerId) -> Result<bool> {
         .prepare_cached("SELECT 1 FROM agent_certificate WHERE worker_id = ?1 AND revoked_at IS NULL")
         .and_then(|mut select| select.exists([worker.to_string()]))
         .during("looking for an agent's certificate")
-}
-
-/// Whether a worker has more than one good certificate.
-pub fn has_several(connection: &Connection, worker: WorkerId) -> Result<bool> {
-    connection
-        .prepare_cached("SELECT count(*) > 1 FROM agent_certificate WHERE worker_id = ?1 AND revoked_at IS NULL")
-        .and_then(|mut select| select.query_row([worker.to_string()], |r| r.get(0)))
-        .during("counting an agent's certificates")
 }
 
 /// End of each worker's newest good certificate, milliseconds since 1970 UTC: who has joined.

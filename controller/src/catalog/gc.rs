@@ -237,6 +237,7 @@ pub fn end_worker(connection: &Connection, worker: WorkerId, now_ms: i64) -> Res
         "observed_allocation",
         "observed_unknown",
         "agent_contact",
+        "agent_alarm",
         "recovering",
         "worker_gone",
     ] {

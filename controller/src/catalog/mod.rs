@@ -8,6 +8,7 @@ pub mod bundles;
 pub mod certificates;
 pub mod desired;
 pub mod gc;
+pub mod identities;
 pub mod kv;
 pub mod observed;
 pub mod operations;

@@ -9,6 +9,7 @@ use shared::{JobName, RunId, WorkerId};
 use super::step::record;
 use crate::catalog::{self, Catalog, agents, bundles, desired, kv, observed, read};
 use crate::model::Snapshot;
+use crate::plan::needs::{self, Lacking};
 use crate::plan::{self, Changed, Known, Options, Plan};
 use crate::rollout::{Effect, late};
 
@@ -29,6 +30,8 @@ pub struct Survey {
     pub volatile: BTreeSet<JobName>,
     /// Workers that an agent has joined for.
     pub joined: BTreeSet<WorkerId>,
+    /// Workers that have not what make targets need.
+    pub lacking: Lacking,
 }
 
 impl Survey {
@@ -58,13 +61,22 @@ impl Survey {
         };
         let reads = read::job_inputs(tx)?;
         let volatile = reads.into_iter().filter(|(_, (_, reads))| reads.of_hooks()).map(|(job, _)| job).collect();
-        Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, volatile, joined })
+        // Who is not there, or not heard yet, may have it by now.
+        let facts = if is_served { observed::facts(tx)? } else { BTreeMap::new() };
+        let there = facts.iter().filter(|(worker, _)| online.contains(worker));
+        let lacking = needs::lacking(there.map(|(worker, facts)| (*worker, facts)));
+        Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, volatile, joined, lacking })
     }
 
     /// Plans.
     pub fn plan(&self, options: &Options) -> Plan {
-        let known =
-            Known { changed: &self.changed, orders: &self.orders, online: &self.online, volatile: &self.volatile };
+        let known = Known {
+            changed: &self.changed,
+            orders: &self.orders,
+            online: &self.online,
+            volatile: &self.volatile,
+            lacking: &self.lacking,
+        };
         plan::plan(&self.snapshot, options, &known)
     }
 

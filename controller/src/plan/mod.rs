@@ -5,6 +5,7 @@ pub mod action;
 pub mod batches;
 pub mod check;
 pub mod demands;
+pub mod needs;
 pub mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,8 @@ pub struct Known<'a> {
     pub online: &'a BTreeSet<WorkerId>,
     /// Jobs whose templates read variables or secrets, which hooks may write.
     pub volatile: &'a BTreeSet<JobName>,
+    /// Workers that have not what make targets need.
+    pub lacking: &'a needs::Lacking,
 }
 
 /// One active allocation's part.
@@ -349,7 +352,9 @@ impl One<'_> {
         let starts = moves.iter().filter(|step| step.kind == ActionKind::Start);
         let new: Vec<&str> = starts.map(|step| step.host.as_str()).collect();
         let refused = (options.sync_only && !new.is_empty())
-            .then(|| format!("--sync-only cannot start what was never deployed: {}", new.join(", ")));
+            .then(|| format!("--sync-only cannot start what was never deployed: {}", new.join(", ")))
+            // One that catches up is asked by itself: its agent says what is missing.
+            .or_else(|| needs::refused(&moves, self.known.lacking).filter(|_| options.catch_up.is_none()));
         let mut hooks: BTreeSet<HookEvent> =
             spec.hooks.values().flat_map(|hook| hook.executed_on.iter().copied()).collect();
         hooks.retain(|event| match event {

@@ -10,6 +10,9 @@ pub const COMPLETE: &str = "deploy complete on all allocations";
 /// The reason of a job whose allocations are all drained.
 pub const DRAINED: &str = "no active allocations";
 
+/// The reason of a dry run for a job that is in sync.
+pub const PROMOTED: &str = "already promoted";
+
 /// Why a job that needs nothing is skipped.
 pub fn skip_reason(job: &JobPlan) -> &'static str {
     if job.active == 0 { DRAINED } else { COMPLETE }
@@ -75,7 +78,8 @@ pub fn text(plan: &Plan) -> Vec<String> {
             continue;
         }
         if !job.is_required() {
-            lines.push(format!("  job \"{}\": skip ({})", job.job, skip_reason(job)));
+            let reason = if job.active == 0 { DRAINED } else { PROMOTED };
+            lines.push(format!("  job \"{}\": skip ({reason})", job.job));
             continue;
         }
         lines.push(format!("  job \"{}\": deploy required", job.job));

@@ -1,6 +1,7 @@
 //! Who is speaking: the client certificate of the connection, looked up for every request, so that a
 //! revocation holds on connections that are open already.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -11,8 +12,11 @@ use x509_parser::extensions::GeneralName;
 
 use super::State;
 use super::error::Refusal;
-use crate::catalog::agents::{self, Standing};
+use crate::admission::alarm::Kind;
+use crate::admission::certificate::{Verdict, judge};
+use crate::catalog::identities;
 use crate::clock;
+use crate::telemetry::Line;
 
 /// What a connection's certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +29,15 @@ pub(crate) enum Peer {
         worker: WorkerId,
         /// sha256 of the DER.
         fingerprint: [u8; 32],
+        /// sha256 of its key's SubjectPublicKeyInfo.
+        key: [u8; 32],
     },
     /// One that the TLS library let in and that is no agent's.
     Stranger(&'static str),
 }
 
 /// sha256 of bytes, as an array.
-fn fingerprint_of(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn fingerprint_of(bytes: &[u8]) -> [u8; 32] {
     *shared::BlobDigest::of(bytes).as_bytes()
 }
 
@@ -56,22 +62,35 @@ impl Peer {
         };
         let prefix = format!("spiffe://maand/{bucket}/worker/");
         match uri.strip_prefix(&prefix).and_then(|id| id.parse().ok()) {
-            Some(worker) => Self::Agent { worker, fingerprint: fingerprint_of(der) },
+            Some(worker) => {
+                Self::Agent { worker, fingerprint: fingerprint_of(der), key: fingerprint_of(parsed.public_key().raw) }
+            }
             None => Self::Stranger("its certificate is of another bucket"),
         }
     }
 }
 
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct From(pub(crate) SocketAddr);
+
 /// The worker that speaks. Handlers take it from here and from nowhere else.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Caller(pub(crate) WorkerId);
+pub(crate) struct Caller {
+    /// Which worker.
+    pub(crate) worker: WorkerId,
+    /// sha256 of its certificate.
+    pub(crate) fingerprint: [u8; 32],
+    /// sha256 of its certificate's SubjectPublicKeyInfo.
+    pub(crate) key: [u8; 32],
+}
 
 impl FromRequestParts<Arc<State>> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Refusal> {
-        let (worker, fingerprint) = match parts.extensions.get::<Peer>() {
-            Some(Peer::Agent { worker, fingerprint }) => (*worker, *fingerprint),
+        let (worker, fingerprint, key) = match parts.extensions.get::<Peer>() {
+            Some(Peer::Agent { worker, fingerprint, key }) => (*worker, *fingerprint, *key),
             Some(Peer::Stranger(why)) => {
                 return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", *why));
             }
@@ -83,29 +102,59 @@ impl FromRequestParts<Arc<State>> for Caller {
                 ));
             }
         };
-        let (standing, several) = state
-            .database
-            .read(move |connection| {
-                Ok((agents::standing(connection, &fingerprint)?, agents::has_several(connection, worker)?))
-            })
-            .await?;
-        match standing {
-            Standing::Active(known) if known == worker => {}
-            Standing::Revoked(_) => {
-                return Err(Refusal::new(StatusCode::FORBIDDEN, "revoked", "this agent's certificate was revoked"));
+        let address = parts.extensions.get::<From>().map(|from| from.0);
+        let known = state.database.read(move |connection| identities::known(connection, &fingerprint)).await?;
+        let now_ms = clock::now_ms();
+        match judge(known.as_ref(), worker, now_ms) {
+            Verdict::Admit { is_first } => {
+                if is_first {
+                    state.database.write(move |c| identities::first_use(c, worker, &fingerprint, now_ms)).await?;
+                }
             }
-            Standing::Active(_) | Standing::Unknown => {
-                let message = "this controller's catalog does not know the certificate";
-                return Err(Refusal::new(StatusCode::FORBIDDEN, "unknown_certificate", message));
-            }
+            refused => return Err(refuse(state, worker, address, refused, now_ms).await?),
         }
         if !state.rates.allow(worker, clock::instant()) {
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many requests from this worker"));
         }
-        if several {
-            let now = clock::now_ms();
-            state.database.write(move |c| agents::supersede_others(c, worker, &fingerprint, now)).await?;
+        Ok(Self { worker, fingerprint, key })
+    }
+}
+
+/// What somebody is told who is not let in; a copy is an alarm.
+pub(crate) async fn refuse(
+    state: &State,
+    worker: WorkerId,
+    address: Option<SocketAddr>,
+    verdict: Verdict,
+    now_ms: i64,
+) -> Result<Refusal, Refusal> {
+    let no = |error, message| Ok(Refusal::new(StatusCode::FORBIDDEN, error, message));
+    match verdict {
+        Verdict::Superseded { is_copy } => {
+            if is_copy {
+                let from = address.map_or_else(|| "an unknown address".to_owned(), |address| address.ip().to_string());
+                let detail = format!(
+                    "a certificate that was replaced is still used, from {from}: somebody has a copy of this worker's \
+                     identity, or the agent on a machine that it was moved from still runs"
+                );
+                let said = detail.clone();
+                let written =
+                    state.database.write(move |c| identities::raise(c, worker, Kind::Copied, &said, now_ms)).await?;
+                if written {
+                    let msg = format!("worker {worker}: {detail}");
+                    let line = Line {
+                        level: "error",
+                        event: Some("certificate_copied"),
+                        maand: "serve",
+                        msg: Some(&msg),
+                        ..Line::default()
+                    };
+                    state.log.write(now_ms, &[line]);
+                }
+            }
+            no("superseded_certificate", "this agent's certificate was replaced by a newer one")
         }
-        Ok(Self(worker))
+        Verdict::Unknown => no("unknown_certificate", "this controller's catalog does not know the certificate"),
+        Verdict::Revoked | Verdict::Admit { .. } => no("revoked", "this agent's certificate was revoked"),
     }
 }

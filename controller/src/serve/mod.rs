@@ -11,11 +11,11 @@ pub mod notify;
 mod rate;
 mod v1;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::{BucketId, Code, Diagnostic};
+use shared::{BucketId, Code, Diagnostic, WorkerId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -52,7 +52,11 @@ pub(crate) struct State {
     wakers: notify::Wakers,
     halt: halt::Halt,
     connected: connection::Connected,
-    rates: rate::Rates,
+    rates: rate::Rates<WorkerId>,
+    /// Of who shows no certificate.
+    strangers: rate::Rates<IpAddr>,
+    /// How long an agent's certificate is good.
+    agent_certs_ttl: Duration,
     log: Arc<BucketLog>,
     /// True once the end was asked for.
     ending: watch::Receiver<bool>,
@@ -128,6 +132,8 @@ impl Server {
             halt,
             connected: connection::Connected::default(),
             rates: rate::Rates::default(),
+            strangers: rate::Rates::default(),
+            agent_certs_ttl: settings.agent_certs_ttl,
             log,
             ending: ending.clone(),
         });

@@ -14,7 +14,7 @@ use shared::api::v1::desired::Fence;
 use shared::{Code, Diagnostic, WorkerId};
 use tokio::sync::watch;
 
-use crate::catalog::{Catalog, desired};
+use crate::catalog::{Catalog, desired, identities};
 use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
@@ -25,6 +25,8 @@ use super::halt::Halt;
 
 /// How long a change may stay unnoticed when its hint was lost.
 const LOOK: Duration = Duration::from_millis(500);
+/// Ends of certificates are looked for again for so long: their moment is taken before their commit.
+const OVERLAP_MS: i64 = 10_000;
 
 /// Tells the serving process that desired rows moved. A hint: nothing depends on it.
 pub fn wake(bucket: &BucketDir) {
@@ -62,6 +64,16 @@ impl Wakers {
     fn nudge(&self) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().for_each(|sender| sender.send_modify(|_| {}));
+    }
+
+    /// These look again.
+    fn nudge_some(&self, workers: impl Iterator<Item = WorkerId>) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for worker in workers {
+            if let Some(sender) = all.get(&worker) {
+                sender.send_modify(|_| {});
+            }
+        }
     }
 
     fn moved(&self, fences: &[(WorkerId, Fence)]) {
@@ -123,6 +135,7 @@ impl Waking {
         let look = move || {
             let mut seen = 0;
             let mut judged = clock::instant();
+            let mut ended_ms = clock::now_ms();
             while !stopped.load(Ordering::Relaxed) {
                 *came.lock().unwrap_or_else(PoisonError::into_inner) = clock::instant();
                 // First whether anything may be handed out, then who may have it.
@@ -140,8 +153,17 @@ impl Waking {
                 match catalog.data_version() {
                     Ok(version) if version != seen => {
                         seen = version;
-                        match catalog.read(|tx| desired::fences(tx)) {
-                            Ok(fences) => wakers.moved(&fences),
+                        // The clock may have been set back.
+                        let since_ms = ended_ms.min(clock::now_ms()) - OVERLAP_MS;
+                        let looked =
+                            catalog.read(|tx| Ok((desired::fences(tx)?, identities::ended_since(tx, since_ms)?)));
+                        match looked {
+                            Ok((fences, ended)) => {
+                                wakers.moved(&fences);
+                                // Whose certificate was ended waits no longer.
+                                ended_ms = ended.iter().map(|(_, at_ms)| *at_ms).fold(ended_ms, i64::max);
+                                wakers.nudge_some(ended.into_iter().map(|(worker, _)| worker));
+                            }
                             Err(error) => {
                                 tracing::error!(error = shared::diagnostic::chain(&error), "fences_unreadable")
                             }

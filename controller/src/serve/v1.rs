@@ -6,6 +6,7 @@ mod enrol;
 mod leave;
 mod logs;
 mod packs;
+mod renew;
 mod reports;
 
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use shared::api::{CLOCK_HEADER, REQUEST_ID_HEADER, v1};
 
 use super::State;
 use super::error::Refusal;
-use super::identity::Peer;
+use super::identity::{From, Peer};
 use crate::clock;
 use crate::telemetry::Line;
 
@@ -33,6 +34,8 @@ const REQUEST: Duration = Duration::from_secs(v1::MAX_WAIT_S + 10);
 pub(crate) fn router(state: Arc<State>, peer: Peer, address: SocketAddr) -> Router {
     Router::new()
         .route(v1::ENROL, post(enrol::enrol).layer(DefaultBodyLimit::max(v1::ENROL_CAP)))
+        .route(v1::SELF, get(renew::whoami))
+        .route(v1::RENEW, post(renew::renew).layer(DefaultBodyLimit::max(v1::ENROL_CAP)))
         .route(v1::DESIRED, get(desired::desired))
         .route(&format!("{}/{{digest}}", v1::BUNDLES), get(bundles::bundle))
         .route(v1::PACKS, post(packs::pack).layer(DefaultBodyLimit::max(v1::WANT_CAP)))
@@ -45,6 +48,7 @@ pub(crate) fn router(state: Arc<State>, peer: Peer, address: SocketAddr) -> Rout
         })
         .layer(from_fn_with_state((state.clone(), address), observe))
         .layer(axum::Extension(peer))
+        .layer(axum::Extension(From(address)))
         .with_state(state)
 }
 

@@ -23,7 +23,7 @@ use crate::permissions;
 /// How long a CA is good, days.
 const CA_DAYS: u64 = 3650;
 /// How far back a certificate begins, so that a clock a little behind accepts it.
-const BACKDATE: Duration = Duration::from_secs(300);
+pub(super) const BACKDATE: Duration = Duration::from_secs(300);
 
 /// Which authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +135,7 @@ pub fn ensure(kind: Kind, bucket: &BucketDir, id: BucketId, now_ms: i64) -> Resu
     params.distinguished_name.push(DnType::CommonName, kind.common_name(id));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    validity(&mut params, now_ms, Duration::from_secs(CA_DAYS * 86_400));
+    validity(&mut params, now_ms, BACKDATE, Duration::from_secs(CA_DAYS * 86_400));
     params.serial_number = Some(serial()?);
     let certificate = params.self_signed(&key).map_err(make)?;
     // The key first: a certificate without its key would be taken for a lost key.
@@ -154,11 +154,11 @@ fn write(path: &Path, content: &[u8], shown: &str) -> Result<(), Error> {
     write().map_err(|source| Error::File { operation: "write", path: shown.to_owned(), source })
 }
 
-/// From a little before now for `lifetime`.
-pub(super) fn validity(params: &mut CertificateParams, now_ms: i64, lifetime: Duration) {
+/// From `backdate` before now until `lifetime` after it.
+pub(super) fn validity(params: &mut CertificateParams, now_ms: i64, backdate: Duration, lifetime: Duration) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let now = Duration::from_millis(now_ms.max(0).unsigned_abs());
-    params.not_before = epoch + now.saturating_sub(BACKDATE);
+    params.not_before = epoch + now.saturating_sub(backdate);
     params.not_after = epoch + now + lifetime;
 }
 

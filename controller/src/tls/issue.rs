@@ -15,10 +15,11 @@ use x509_parser::prelude::FromDer;
 use super::Error;
 use super::ca::{Authority, serial, validity};
 
-/// How long an agent's certificate is good, days.
-pub const AGENT_DAYS: u64 = 90;
 /// How long the certificate of a serving process is good, days; it is made anew at each start.
 const SERVER_DAYS: u64 = 400;
+/// How far back these certificates begin: agents judge the controller's by their own clocks, which may be behind, and
+/// the controller's may be set back by as much. What jobs use begins as `ca.rs` says.
+const BACKDATE: Duration = Duration::from_secs(86_400);
 
 /// The public key of a certificate request: SubjectPublicKeyInfo, DER. Nothing else of a request is
 /// ever used: a library that signs what a request asks for would make a CA of whoever asks for one.
@@ -53,21 +54,24 @@ pub struct Issued {
     pub not_after_ms: i64,
 }
 
-/// A certificate for the agent of `worker`, for the key `spki`.
+/// A certificate for the agent of `worker`, for the key `spki`, not longer than its authority.
 pub fn agent(
     authority: &Authority,
     bucket: BucketId,
     worker: WorkerId,
     spki: &[u8],
     now_ms: i64,
+    lifetime: Duration,
 ) -> Result<Issued, Error> {
     let make = |error: rcgen::Error| Error::Make { what: "an agent's certificate", why: error.to_string() };
     let key = SubjectPublicKeyInfo::from_der(spki).map_err(make)?;
     let mut params = leaf(format!("maand worker {worker}"), ExtendedKeyUsagePurpose::ClientAuth)?;
     let uri = Ia5String::try_from(token::worker_uri(bucket, worker)).map_err(make)?;
     params.subject_alt_names = vec![SanType::URI(uri)];
-    let lifetime = Duration::from_secs(AGENT_DAYS * 86_400);
-    validity(&mut params, now_ms, lifetime);
+    let left = Duration::from_millis(authority.not_after_ms.saturating_sub(now_ms).max(0).unsigned_abs());
+    let lifetime = lifetime.min(left);
+    // A short one begins not long ago: agents measure by what it says.
+    validity(&mut params, now_ms, BACKDATE.min(lifetime / 10), lifetime);
     let serial = params.serial_number.as_ref().map_or_else(String::new, ToString::to_string);
     let certificate = params.signed_by(&key, authority.issuer()).map_err(make)?;
     Ok(Issued {
@@ -89,7 +93,7 @@ pub fn controller(
     let mut params = leaf(format!("maand controller {bucket}"), ExtendedKeyUsagePurpose::ServerAuth)?;
     let name = Ia5String::try_from(token::controller_name(bucket)).map_err(make)?;
     params.subject_alt_names = vec![SanType::DnsName(name)];
-    validity(&mut params, now_ms, Duration::from_secs(SERVER_DAYS * 86_400));
+    validity(&mut params, now_ms, BACKDATE, Duration::from_secs(SERVER_DAYS * 86_400));
     let certificate = params.signed_by(&key, authority.issuer()).map_err(make)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     Ok((vec![certificate.der().clone(), authority.certificate.clone()], key))

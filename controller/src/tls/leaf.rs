@@ -13,7 +13,7 @@ use shared::Host;
 use zeroize::Zeroizing;
 
 use super::Error;
-use super::ca::{Authority, serial, validity};
+use super::ca::{Authority, BACKDATE, serial, validity};
 use crate::model::cert::{CertSpec, KeyKind};
 
 /// A new pair.
@@ -55,7 +55,7 @@ pub fn issue(
     let ttl_ms = i64::from(ttl_days) * 86_400_000;
     let not_after_ms = now_ms.saturating_add(ttl_ms).min(authority.not_after_ms);
     let lifetime = Duration::from_millis(not_after_ms.saturating_sub(now_ms).max(0).unsigned_abs());
-    validity(&mut params, now_ms, lifetime);
+    validity(&mut params, now_ms, BACKDATE, lifetime);
     let certificate = params.signed_by(&key, authority.issuer()).map_err(make)?;
     let pkcs8 = Zeroizing::new(key.serialize_der());
     let key = match (spec.pkcs8, spec.key) {

@@ -7,11 +7,12 @@ use shared::api::v1::report::{ObservedAllocation, Outcome, Phase, Process};
 use shared::text::clean;
 use shared::{AllocId, BundleDigest, Host, RelPath};
 
+use crate::admission::alarm::Alarm;
 use crate::model::{Allocation, PostDeploy};
 use crate::plan::{Plan, Rest};
 
-/// A clock that is off by more makes certificates look ended, or not begun, milliseconds.
-const CLOCK_MS: i64 = 60_000;
+/// A clock that is off by more is worth a word, milliseconds. maand itself bears a day.
+pub const CLOCK_MS: i64 = 30_000;
 
 /// What is known of a worker and its agent.
 #[derive(Debug, Clone)]
@@ -26,6 +27,10 @@ pub struct Worker {
     pub is_served: bool,
     /// An agent has joined for it: whether its certificate has ended.
     pub joined: Option<bool>,
+    /// Its certificates were ended: when and why, in words.
+    pub shut_out: Option<String>,
+    /// What is wrong with its identity.
+    pub alarms: Vec<Alarm>,
     /// Whether it is there; since when not, in words.
     pub away: Option<String>,
     /// What it was told last.
@@ -36,6 +41,8 @@ pub struct Worker {
     pub refused: Option<String>,
     /// Its clock less ours, milliseconds.
     pub clock_ms: i64,
+    /// What make targets need and it has not, as its agent said.
+    pub lacking: Vec<&'static str>,
 }
 
 /// What is known of one of its allocations.
@@ -86,7 +93,27 @@ pub fn of_worker(worker: &Worker) -> Option<Conclusion> {
     if worker.is_regressed {
         return so("the catalog is older than what agents have been told, so they are told nothing", "maand recover");
     }
+    // Somebody else may be at work under its name: more than that it is away, or new.
+    if let Some(alarm) = worker.alarms.iter().find(|alarm| alarm.kind.is_grave()) {
+        return so(clean(&alarm.detail), alarm.kind.remedy(host.as_str()));
+    }
     match worker.joined {
+        None if worker.is_listed && worker.shut_out.is_some() => {
+            let when = worker.shut_out.as_deref().unwrap_or_default();
+            return so(
+                format!("the certificates of its agent were ended ({when}), so it is not let in"),
+                format!(
+                    "to let it back in: maand agent token {host}, and there the line that it prints, with --replace"
+                ),
+            );
+        }
+        None if worker.is_listed && !worker.alarms.is_empty() => {
+            let alarm = worker.alarms.first().map(|alarm| clean(&alarm.detail)).unwrap_or_default();
+            return so(
+                format!("no agent has joined for {host}: {alarm}"),
+                format!("maand agent token {host} gives a new token; run the line that it prints on that worker"),
+            );
+        }
         None if !worker.is_listed => {
             return so(format!("{host} is not in workers.json, and no agent speaks for it"), "maand gc");
         }
@@ -98,8 +125,11 @@ pub fn of_worker(worker: &Worker) -> Option<Conclusion> {
         }
         Some(true) => {
             return so(
-                format!("the certificate of its agent has ended: {host} is not let in any more"),
-                format!("run `maand agent token {host}`, and there the line that it prints, with --replace"),
+                "the certificate of its agent has ended, and it has not asked for a new one",
+                format!(
+                    "start maand-agent on {host}, which gets one for its key; if that is lost: maand agent token {host}, and \
+                     there the line that it prints, with --replace"
+                ),
             );
         }
         Some(false) => {}
@@ -138,8 +168,14 @@ pub fn of_worker(worker: &Worker) -> Option<Conclusion> {
     if worker.clock_ms.abs() > CLOCK_MS {
         let seconds = worker.clock_ms / 1000;
         return so(
-            format!("its clock is {seconds:+} s off: certificates will not fit"),
+            format!("its clock is {seconds:+} s off: what it logs has wrong times; beyond a day it is not let in"),
             "set up time synchronisation there",
+        );
+    }
+    if !worker.lacking.is_empty() {
+        return so(
+            format!("{host} has no {}: make targets cannot run there", worker.lacking.join(" and no ")),
+            format!("install it there; maand agent ping {host} has its agent look again"),
         );
     }
     None

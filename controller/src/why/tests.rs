@@ -4,10 +4,15 @@ use shared::{ActionId, WorkerId};
 use uuid::Uuid;
 
 use super::*;
+use crate::admission::alarm::Kind;
 use crate::model::{Deferral, Promoted, Rolled};
 
 fn digest(n: u8) -> BundleDigest {
     BundleDigest::from_bytes([n; 32])
+}
+
+fn alarm(kind: Kind, detail: &str) -> Vec<Alarm> {
+    vec![Alarm { kind, first_ms: 0, last_ms: 0, count: 1, detail: detail.into() }]
 }
 
 fn worker() -> Worker {
@@ -18,11 +23,14 @@ fn worker() -> Worker {
         is_regressed: false,
         is_served: true,
         joined: Some(false),
+        shut_out: None,
+        alarms: Vec::new(),
         away: None,
         told: Some(fence),
         accepted: Some(fence),
         refused: None,
         clock_ms: 5,
+        lacking: Vec::new(),
     }
 }
 
@@ -87,7 +95,18 @@ fn every_way_of_not_being_where_the_operator_wants_it() {
         ("older than what agents have been told", |w, _| w.is_regressed = true, "maand recover"),
         ("no agent has joined for w", |w, _| w.joined = None, "maand agent token w"),
         ("w is not in workers.json", |w, _| (w.joined, w.is_listed) = (None, false), "maand gc"),
-        ("certificate of its agent has ended", |w, _| w.joined = Some(true), "--replace"),
+        ("certificate of its agent has ended", |w, _| w.joined = Some(true), "start maand-agent"),
+        (
+            "were ended (by an operator)",
+            |w, _| (w.joined, w.shut_out) = (None, Some("by an operator".into())),
+            "maand agent token w",
+        ),
+        ("is still used", |w, _| w.alarms = alarm(Kind::Copied, "it is still used"), "maand agent revoke w"),
+        (
+            "no agent has joined for w: a join",
+            |w, _| (w.joined, w.alarms) = (None, alarm(Kind::JoinRefused, "a join was refused")),
+            "maand agent token w",
+        ),
         ("refuses what it is told: it is older", |w, _| w.refused = Some("it is older".into()), "maand recover"),
         ("its agent is offline (since noon)", |w, _| w.away = Some("since noon".into()), "start maand-agent on w"),
         (
@@ -98,6 +117,7 @@ fn every_way_of_not_being_where_the_operator_wants_it() {
         ("no maand serve runs", |w, _| (w.away, w.is_served) = (Some("-".into()), false), "start maand serve"),
         ("behind: it accepted nothing, it was told 1.2.3", |w, _| w.accepted = None, "maand agent ping w"),
         ("-120 s off", |w, _| w.clock_ms = -120_000, "time synchronisation"),
+        ("w has no make: make targets cannot run", |w, _| w.lacking = vec!["make"], "install it there"),
         ("is under way (rollout 0197, batch 1 of 2): not picked", |_, h| h.rolling = rolling(false, false), "watch"),
         ("nobody drives it", |_, h| h.rolling = rolling(true, false), "maand deploy goes on"),
         ("in sync", |_, h| h.rolling = rolling(false, true), ""),

@@ -67,7 +67,8 @@ pub fn as_user(user: &str, script: &str) -> String {
 
 /// The process that job `plain` left running, if it still does.
 pub fn process(worker: &Machine, job: &str) -> Option<String> {
-    let found = worker.run(&format!("pid=$(cat /opt/worker/*/jobs/{job}/data/pid) && kill -0 $pid && echo $pid"));
+    let found = worker
+        .run(&format!("pid=$(cat /opt/worker/*/jobs/{job}/data/pid) && grep -q sleep /proc/$pid/comm && echo $pid"));
     (found.code == 0).then(|| found.stdout.trim().to_owned())
 }
 

@@ -3,7 +3,7 @@
 use harness::bucket::Bucket;
 use serde_json::{Value, json};
 
-use super::{build, job, must, one_worker, refused, value, workspace};
+use super::{build, job, keys, must, one_worker, refused, value, workspace};
 
 fn ports(bucket: &Bucket) -> Vec<(String, u64)> {
     let rows = bucket.cat("ports");
@@ -75,4 +75,20 @@ fn two_owners_of_a_number_or_name_are_refused() {
     job(&bucket, "web", &asking(&json!({"b": {}, "c": {}})));
     bucket.write("workspace/bucket.conf", "port_min = 31000\nport_max = 31000\n");
     refused(&bucket, &["MD0032", "no port from 31000 to 31000 is free", "bucket.conf"]);
+}
+
+#[test]
+fn a_drained_job_still_reads_its_own_port() {
+    let bucket = workspace(&one_worker(), &[("api", asking(&json!({"api_http": {}})))]);
+    bucket.write("workspace/jobs/api/app.conf.j2", "port={{ get(\"maand/bucket\", \"api_http\") }}\n");
+    bucket.write("workspace/disabled.json", r#"{"jobs": {"api": {}}}"#);
+    build(&bucket);
+    assert_eq!(must(&bucket, "maand/bucket", "api_http"), "30000");
+    assert_eq!(must(&bucket, "maand/bucket", "activejobs"), "");
+    // Once it is on no worker, it is on no list of ports either.
+    bucket.write("workspace/disabled.json", "{}");
+    job(&bucket, "api", &json!({"selectors": ["nowhere"], "resources": {"ports": {"api_http": {}}}}));
+    std::fs::remove_file(bucket.path("workspace/jobs/api/app.conf.j2")).unwrap();
+    build(&bucket);
+    assert!(!keys(&bucket, "maand/bucket").contains(&"api_http".to_owned()));
 }

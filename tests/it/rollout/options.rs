@@ -98,7 +98,7 @@ fn a_dry_run_says_all_eight_actions_and_changes_nothing() {
         assert!(section.starts_with("deploy required\n"), "{job}: {dry}");
         assert_eq!(section.matches(&format!(" {action} ")).count(), 2, "{job}: {dry}");
     }
-    assert!(dry.contains("  job \"same\": skip (deploy complete on all allocations)"), "{dry}");
+    assert!(dry.contains("  job \"same\": skip (already promoted)"), "{dry}");
     assert!(dry.lines().all(|line| !line.ends_with(' ')), "{dry}");
 
     let json: Value = serde_json::from_str(&fleet.bucket.maand(&["deploy", "-n", "--json"]).expect(0).stdout).unwrap();

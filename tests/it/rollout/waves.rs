@@ -35,7 +35,7 @@ fn a_failed_job_holds_back_who_demands_it_and_nobody_else() {
     }
     assert!(said.contains("job database: make failed on"), "{said}");
     assert!(said.contains("with 1 of its 2 allocations untouched"), "{said}");
-    assert!(said.contains("deploy failed: 3 problems\n"), "all of them at the end: {said}");
+    assert!(said.contains("deploy failed: database, app, web (3 problems)\n"), "all of them at the end: {said}");
     let end = said.split("deploy failed: ").nth(1).unwrap();
     assert_eq!(end.matches("\nerror[MD").count(), 3, "{said}");
     for job in ["queue", "worker"] {

@@ -133,7 +133,13 @@ impl World {
         let online = self.agents.iter().filter(|(_, agent)| agent.online).map(|(alloc, _)| worker(*alloc)).collect();
         let (changed, orders) = (Changed::new(), BTreeMap::new());
         let volatile = BTreeSet::new();
-        let known = Known { changed: &changed, orders: &orders, online: &online, volatile: &volatile };
+        let known = Known {
+            changed: &changed,
+            orders: &orders,
+            online: &online,
+            volatile: &volatile,
+            lacking: &Default::default(),
+        };
         let plan = plan::plan(&self.snapshot, options, &known);
         plan::check::check(&plan, &self.snapshot, options)?;
         Ok(plan)

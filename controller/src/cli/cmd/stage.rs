@@ -7,12 +7,12 @@ use shared::{Code, Diagnostic, Host};
 
 use crate::bundle::stage::{self, Content, Error};
 use crate::bundle::store::Store;
-use crate::catalog::{bundles, desired, read};
+use crate::catalog::{self, Catalog, bundles, desired, read};
 use crate::cli::Context;
 use crate::cli::filter::{self, Filter};
 use crate::compose::Held;
 use crate::failure::{Exit, Failure};
-use crate::model::Allocation;
+use crate::model::{Allocation, Snapshot};
 use crate::secrets::SealingKey;
 
 /// Write what workers would get as plain files, to look at
@@ -63,13 +63,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let dir = all.join(allocation.host.as_str());
         if hosts.insert(&allocation.host) {
             stage::directory(&dir).map_err(problem)?;
-            let told = catalog.read(|tx| desired::state(tx, allocation.worker_id))?;
-            let labels = snapshot.worker(&allocation.host).map(|worker| &worker.labels);
-            let worker = json!({ "bucket_id": snapshot.bucket_id, "worker_id": allocation.worker_id,
-                "worker_ip": allocation.host, "labels": labels, "update_seq": snapshot.update_seq,
-                "epoch": snapshot.epoch, "generation": told.map(|told| told.fence.generation) });
-            let text = serde_json::to_string_pretty(&worker).unwrap_or_default();
-            stage::beside(&dir.join("worker.json"), format!("{text}\n").as_bytes()).map_err(problem)?;
+            let worker = worker_json(&mut catalog, &snapshot, &allocation.host)?;
+            stage::beside(&dir.join("worker.json"), worker.as_bytes()).map_err(problem)?;
         }
         bytes += stage::stage(&store, &key, &dir.join("jobs").join(allocation.job.as_str()), &bundle, Content::Copied)
             .map_err(problem)?;
@@ -92,6 +87,20 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         bytes.div_ceil(1024)
     ));
     Ok(())
+}
+
+/// What a worker's worker.json would say.
+pub fn worker_json(catalog: &mut Catalog, snapshot: &Snapshot, host: &Host) -> catalog::Result<String> {
+    let worker = snapshot.worker(host);
+    let told = match worker {
+        Some(worker) => catalog.read(|tx| desired::state(tx, worker.worker_id))?,
+        None => None,
+    };
+    let worker = json!({ "bucket_id": snapshot.bucket_id, "worker_id": worker.map(|worker| worker.worker_id),
+        "worker_ip": host, "labels": worker.map(|worker| &worker.labels), "update_seq": snapshot.update_seq,
+        "epoch": snapshot.epoch, "generation": told.map(|told| told.fence.generation) });
+    let text = serde_json::to_string_pretty(&worker).unwrap_or_default();
+    Ok(format!("{text}\n"))
 }
 
 fn problem(error: Error) -> Failure {

@@ -47,7 +47,7 @@ pub(super) struct Ask {
 
 pub(super) async fn bundle(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     digest: Result<Path<BundleDigest>, PathRejection>,
     ask: Result<Query<Ask>, QueryRejection>,
 ) -> Result<Json<BundleAnswer>, Refusal> {

@@ -13,13 +13,14 @@ use serde::Deserialize;
 use shared::api::v1::MAX_WAIT_S;
 use shared::api::v1::desired::{Envelope, Fence};
 
-use crate::catalog::{agents, desired, observed};
+use crate::admission::certificate::{Verdict, judge};
+use crate::catalog::{desired, identities, observed};
 use crate::clock;
 use crate::serve::State;
 use crate::serve::connection::touch;
 use crate::serve::ended;
 use crate::serve::error::Refusal;
-use crate::serve::identity::Caller;
+use crate::serve::identity::{Caller, refuse};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Ask {
@@ -32,7 +33,7 @@ pub(super) struct Ask {
 
 pub(super) async fn desired(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, fingerprint, .. }: Caller,
     ask: Result<Query<Ask>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(ask) = ask.map_err(|error| Refusal::bad(error.body_text()))?;
@@ -48,16 +49,21 @@ pub(super) async fn desired(
     loop {
         watched.mark_unchanged();
         // Asked again each time: a certificate may be revoked while its request waits.
-        let (joined, document) =
-            state.database.read(move |c| Ok((agents::is_joined(c, worker)?, desired::document(c, worker)?))).await?;
-        if !joined {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "revoked", "this agent's certificate was revoked"));
+        let (known, document) = state
+            .database
+            .read(move |c| Ok((identities::known(c, &fingerprint)?, desired::document(c, worker)?)))
+            .await?;
+        let now_ms = clock::now_ms();
+        match judge(known.as_ref(), worker, now_ms) {
+            Verdict::Admit { .. } => {}
+            // Its agent uses a newer one by now: this was on its way.
+            Verdict::Superseded { is_copy: false } => return Ok(nothing(false)),
+            refused => return Err(refuse(&state, worker, None, refused, now_ms).await?),
         }
         let told = document.as_ref().map(|(fence, _)| *fence);
         if let Some(accepted) = after.filter(|after| !has_said && told.is_none_or(|told| *after > told)) {
             // It knows more than the catalog does, which was restored: everybody has to hear of that.
             has_said = true;
-            let now_ms = clock::now_ms();
             state.database.write(move |c| observed::accepted_beyond(c, worker, accepted, now_ms)).await?;
         }
         if let Some((fence, bytes)) = document

@@ -1,32 +1,65 @@
-//! `POST /v1/enrol`: a join token and a public key for a certificate. The one call without a client
-//! certificate.
+//! `POST /v1/enrol`: a join token and a public key for a certificate, or a certificate that has ended and a proof with its
+//! key for a new one. The one call without a client certificate.
 
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
 use shared::api::v1::enrol::{EnrolRequest, EnrolResponse};
-use shared::{BlobDigest, token};
+use shared::api::v1::renew::{ProvenRequest, RenewResponse};
+use shared::{BlobDigest, WorkerId, token};
 
+use super::renew;
 use super::reports::rejected;
-use crate::catalog::agents::{self, NewCertificate};
-use crate::catalog::{self};
+use crate::catalog::{self, agents, identities};
 use crate::clock;
 use crate::serve::State;
 use crate::serve::error::Refusal;
+use crate::serve::identity::From;
 use crate::telemetry::Line;
 use crate::tls::issue;
 
+/// On what grounds somebody asks.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Request {
+    /// A join token.
+    Token(EnrolRequest),
+    /// The key of a certificate of this bucket.
+    Key(ProvenRequest),
+}
+
+/// What is given.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Given {
+    /// To one that joined.
+    Joined(EnrolResponse),
+    /// To one that had a certificate.
+    Renewed(RenewResponse),
+}
+
 pub(super) async fn enrol(
     Held(state): Held<Arc<State>>,
-    request: Result<Json<EnrolRequest>, JsonRejection>,
-) -> Result<Json<EnrolResponse>, Refusal> {
-    let Json(request) = request.map_err(rejected)?;
+    Extension(from): Extension<From>,
+    request: Result<Json<Request>, JsonRejection>,
+) -> Result<Json<Given>, Refusal> {
+    if !state.strangers.allow(from.0.ip(), clock::instant()) {
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many enrolments from this address"));
+    }
+    match request.map_err(rejected)?.0 {
+        Request::Token(request) => join(&state, from, request).await.map(|given| Json(Given::Joined(given))),
+        Request::Key(request) => renew::proven(&state, from, request).await.map(|given| Json(Given::Renewed(given))),
+    }
+}
+
+async fn join(state: &Arc<State>, from: From, request: EnrolRequest) -> Result<EnrolResponse, Refusal> {
     let part = |what: &str| Refusal::bad(format!("{what}: not of its form"));
     let token_id: [u8; 16] = BASE64URL_NOPAD
         .decode(request.token_id.as_bytes())
@@ -38,13 +71,22 @@ pub(super) async fn enrol(
     let spki = issue::request_key(&csr).map_err(|error| Refusal::bad(error.to_string()))?;
     let held = state.clone();
     let asked = Asked { token_id, id: request.token_id, spki, proof, now_ms: clock::now_ms() };
-    let (answer, first) = state.database.write(move |connection| redeem(connection, &held, &asked)).await??;
+    let redeemed = state.database.write(move |connection| redeem(connection, &held, &asked)).await?;
+    let (answer, first) = match redeemed {
+        Ok(redeemed) => redeemed,
+        Err((worker, refusal)) => {
+            if let Some(worker) = worker {
+                renew::join_refused(state, worker, from, &refusal.message).await;
+            }
+            return Err(refusal);
+        }
+    };
     if first {
         let msg = format!("an agent joined for {} ({})", answer.host, answer.worker_id);
         let line = Line { event: Some("agent_joined"), maand: "serve", msg: Some(&msg), ..Line::default() };
         state.log.write(clock::now_ms(), &[line]);
     }
-    Ok(Json(answer))
+    Ok(answer)
 }
 
 struct Asked {
@@ -58,11 +100,17 @@ struct Asked {
 type Answer = (EnrolResponse, bool);
 
 /// Checks and redeems in one transaction; `true` when the token was not used before.
-fn redeem(connection: &Connection, state: &State, asked: &Asked) -> catalog::Result<Result<Answer, Refusal>> {
-    let no = |error, message: &str| Refusal::new(StatusCode::FORBIDDEN, error, message);
+/// A refusal comes with the worker that the token is for, when it is known.
+fn redeem(
+    connection: &Connection,
+    state: &State,
+    asked: &Asked,
+) -> catalog::Result<Result<Answer, (Option<WorkerId>, Refusal)>> {
     let Some(token) = agents::token(connection, &asked.id)? else {
-        return Ok(Err(no("token_unknown", "the controller does not know this join token")));
+        let message = "the controller does not know this join token";
+        return Ok(Err((None, Refusal::new(StatusCode::FORBIDDEN, "token_unknown", message))));
     };
+    let no = |error, message: &str| (Some(token.worker), Refusal::new(StatusCode::FORBIDDEN, error, message));
     if token.is_dead() {
         return Ok(Err(no("token_dead", "the join token was tried with a wrong secret too often")));
     }
@@ -87,22 +135,19 @@ fn redeem(connection: &Connection, state: &State, asked: &Asked) -> catalog::Res
             // The answer was lost on its way: the same one again.
             return Ok(Ok((answer(certificate), false)));
         }
-        let refusal = no("token_used", "the join token was used already, with another key");
-        return Ok(Err(refusal.why(format!("join token of {host} used twice, with different keys"))));
+        let (worker, refusal) = no("token_used", "the join token was used already, with another key");
+        return Ok(Err((worker, refusal.why(format!("join token of {host} used twice, with different keys")))));
     }
     if asked.now_ms > token.expires_ms {
         return Ok(Err(no("token_expired", "the join token has expired")));
     }
-    let issued = match issue::agent(&state.authority, state.bucket_id, token.worker, &asked.spki, asked.now_ms) {
+    let (worker, ttl) = (token.worker, state.agent_certs_ttl);
+    let issued = match issue::agent(&state.authority, state.bucket_id, worker, &asked.spki, asked.now_ms, ttl) {
         Ok(issued) => issued,
-        Err(error) => return Ok(Err(Refusal::internal(&error))),
+        Err(error) => return Ok(Err((None, Refusal::internal(&error)))),
     };
-    let certificate = NewCertificate {
-        fingerprint: *BlobDigest::of(&issued.der).as_bytes(),
-        serial: &issued.serial,
-        pem: &issued.pem,
-        not_after_ms: issued.not_after_ms,
-    };
-    agents::redeem(connection, &asked.id, token.worker, &key, &certificate, asked.now_ms)?;
+    agents::redeem(connection, &asked.id, worker, &key, &renew::record(&issued, key), asked.now_ms)?;
+    // An operator has said who the worker is.
+    identities::settle(connection, worker, None)?;
     Ok(Ok((answer(issued.pem), true)))
 }

@@ -19,7 +19,7 @@ use crate::telemetry::Line;
 
 pub(super) async fn leave(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     request: Result<Json<LeaveRequest>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(LeaveRequest {}) = request.map_err(rejected)?;

@@ -25,7 +25,7 @@ use crate::telemetry::{Line, phase};
 
 pub(super) async fn logs(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     batch: Result<Json<LogBatch>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(batch) = batch.map_err(rejected)?;

@@ -23,7 +23,7 @@ use crate::serve::identity::Caller;
 
 pub(super) async fn pack(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     headers: HeaderMap,
     want: Result<Json<WantList>, JsonRejection>,
 ) -> Result<Response, Refusal> {

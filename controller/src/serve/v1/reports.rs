@@ -22,7 +22,7 @@ const MAX_ALLOCATIONS: usize = 2000;
 
 pub(super) async fn report(
     Held(state): Held<Arc<State>>,
-    Caller(worker): Caller,
+    Caller { worker, .. }: Caller,
     report: Result<Json<Report>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(mut report) = report.map_err(rejected)?;

@@ -8,11 +8,17 @@ pub mod health;
 pub mod leave;
 pub mod logs;
 pub mod operation;
+pub mod renew;
 pub mod report;
 pub mod want;
 
-/// `POST`: join token and CSR for a certificate; the one call without a client certificate.
+/// `POST`: join token and CSR for a certificate, or CSR and a proof with the key of a certificate that has ended; the
+/// one call without a client certificate.
 pub const ENROL: &str = "/v1/enrol";
+/// `GET`: whose certificate this is.
+pub const SELF: &str = "/v1/self";
+/// `POST`: a new certificate before the old one ends.
+pub const RENEW: &str = "/v1/self/renew";
 /// `GET`: the worker's desired state, as a long poll.
 pub const DESIRED: &str = "/v1/self/desired";
 /// `GET {BUNDLES}/{digest}`: a bundle's list, or its difference from one that the agent has.

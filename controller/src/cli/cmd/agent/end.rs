@@ -80,7 +80,7 @@ pub fn revoke(args: &Revoke, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn log(context: &Context, event: &'static str, host: &str) {
+pub(super) fn log(context: &Context, event: &'static str, host: &str) {
     let line = Line { event: Some(event), maand: "agent", msg: Some(host), ..Line::default() };
     // What was done is on record, whatever maand.conf says.
     let logs = Settings::load(&context.bucket).map(|settings| settings.logs).unwrap_or_default();

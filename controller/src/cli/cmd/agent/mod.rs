@@ -2,6 +2,7 @@
 
 mod end;
 mod ping;
+mod resolve;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::BASE64URL_NOPAD;
@@ -28,6 +29,7 @@ pub enum Command {
     Ping(ping::Ping),
     Revoke(end::Revoke),
     Forget(end::Forget),
+    Resolve(resolve::Resolve),
 }
 
 /// Print the one line to run on a worker, with a token that works once
@@ -53,6 +55,7 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Ping(args) => ping::run(&args, context),
         Command::Revoke(args) => end::revoke(&args, context),
         Command::Forget(args) => end::forget(&args, context),
+        Command::Resolve(args) => resolve::run(&args, context),
     }
 }
 

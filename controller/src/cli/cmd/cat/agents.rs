@@ -1,8 +1,9 @@
 //! `maand cat agents`, and `maand agent list`, which is the same.
 
 use serde_json::Value;
+use shared::text::clean;
 
-use crate::catalog::{agents, gc, observed, read};
+use crate::catalog::{agents, gc, identities, observed, read};
 use crate::cli::Context;
 use crate::cli::table::{Table, time};
 use crate::clock;
@@ -10,9 +11,12 @@ use crate::failure::Failure;
 
 /// List each worker's agent: whether it is there, and what it has heard
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "state:\n  not joined  no agent has joined: run maand agent token HOST\n  online      \
+#[command(after_long_help = "state:\n  not joined  no agent has joined: run maand agent token HOST\n  revoked     \
+    its certificates were ended, by maand agent revoke: run maand agent token HOST\n  online      \
     connected now\n  offline     not heard of since last_seen\n\nupdate_seq is that of the desired state which the \
-    agent accepted; compare it with maand info.\nrefused: why the agent did not accept what it was offered.\ngone: since when \
+    agent accepted; compare it with maand info.\ncertificate_end: agents renew by themselves, after a third of the certificate's life (agent_certs_ttl in maand.conf).\n\
+    clock_ms: the worker's clock less this one.\nrefused: why the agent did not accept what it was offered.\nalarm: what is wrong \
+    with its identity; maand why HOST says what to do, maand agent resolve HOST ends it.\ngone: since when \
     the worker is in workers.json no more; maand deploy and maand gc clean up there, maand agent forget where nobody can.")]
 pub struct Args {}
 
@@ -22,6 +26,7 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     let (workers, gone, said, contacts, joined) = catalog.read(|tx| {
         Ok((read::workers(tx)?, gc::gone(tx)?, observed::agents(tx)?, observed::contacts(tx)?, agents::joined(tx)?))
     })?;
+    let (alarms, shut_out) = catalog.read(|tx| Ok((identities::alarms(tx)?, identities::shut_out(tx)?)))?;
     let now_ms = clock::now_ms();
     let mut table = Table::new(&[
         "host",
@@ -32,6 +37,7 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
         "certificate_end",
         "clock_ms",
         "refused",
+        "alarm",
         "gone",
     ]);
     let listed = workers.into_iter().map(|worker| (worker.worker_id, worker.host, None));
@@ -40,6 +46,7 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
         let agent = said.get(&id);
         let contact = contacts.get(&id);
         let state = match (joined.contains_key(&id), contact) {
+            (false, _) if shut_out.contains_key(&id) => "revoked",
             (false, _) => "not joined",
             (true, Some(contact)) if contact.is_online(now_ms) => "online",
             (true, _) => "offline",
@@ -54,6 +61,9 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
             moment(joined.get(&id).copied()),
             agent.map_or(Value::Null, |agent| agent.clock_offset_ms.into()),
             agent.and_then(|agent| agent.refused.as_deref()).map_or(Value::Null, Value::from),
+            alarms.get(&id).map_or(Value::Null, |alarms| {
+                alarms.iter().map(|alarm| clean(&alarm.detail)).collect::<Vec<_>>().join("; ").into()
+            }),
             moment(gone_ms),
         ]);
     }

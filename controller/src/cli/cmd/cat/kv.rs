@@ -113,7 +113,11 @@ fn list(args: &List, context: &Context) -> Result<(), Failure> {
             }
         }
     })?;
-    super::print(&table, context, "there are no key-values", "run maand build, or choose other jobs")
+    let remedy = match args.jobs[..] {
+        [] => "run maand build",
+        _ => "see maand cat allocations --jobs: a job that was removed from every worker has none to show",
+    };
+    super::print(&table, context, "there are no key-values", remedy)
 }
 
 /// What the allocations of the chosen jobs that are not removed can read.

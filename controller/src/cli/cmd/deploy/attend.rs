@@ -180,8 +180,17 @@ impl<'a> Attendant<'a> {
             return Err(Failure::new(Exit::Failed, problem.remedy("look at it with maand rollout show")));
         }
         let joined: BTreeSet<WorkerId> = catalog.read(|tx| agents::joined(tx))?.into_keys().collect();
-        let mut problems: Vec<Diagnostic> =
-            driver.rollout().jobs().flat_map(|job| problem::of(job, &joined, driver.run, &driver.problems)).collect();
+        let (mut problems, mut failed) = (Vec::<Diagnostic>::new(), Vec::new());
+        // Wave by wave: what failed before what was held back by it.
+        let mut jobs: Vec<&JobRollout> = driver.rollout().jobs().collect();
+        jobs.sort_by_key(|job| job.plan.seq);
+        for job in jobs {
+            let found = problem::of(job, &joined, driver.run, &driver.problems);
+            if !found.is_empty() {
+                failed.push(job.plan.job.as_str());
+            }
+            problems.extend(found);
+        }
         let (run, count) = (driver.run, problems.len());
         match ended {
             Ended::Paused => problems.push(
@@ -208,8 +217,9 @@ impl<'a> Attendant<'a> {
         if problems.is_empty() {
             return Ok(outcome);
         }
-        if count > 1 {
-            self.context.ui.say(format_args!("deploy failed: {count} problems"));
+        if count > 0 {
+            let problems = if count > 1 { format!(" ({count} problems)") } else { String::new() };
+            self.context.ui.say(format_args!("deploy failed: {}{problems}", failed.join(", ")));
         }
         Err(Failure { exit: Exit::Failed, problems })
     }

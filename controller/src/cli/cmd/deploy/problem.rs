@@ -29,6 +29,10 @@ pub fn of_job(job: &JobName, why: &str) -> Diagnostic {
         return Diagnostic::new(Code::HookFailed, message)
             .remedy("correct the hook or what it looks at, then maand deploy: what was promoted is skipped");
     }
+    if why.starts_with("make targets cannot run") {
+        let remedy = "install it there; maand agent ping HOST has its agent look again, then maand deploy";
+        return Diagnostic::new(Code::DeployFailed, message).note("nothing of the job was released").remedy(remedy);
+    }
     Diagnostic::new(Code::DeployFailed, message)
         .remedy("maand cat deployments says what is promoted; then maand deploy")
 }

@@ -10,6 +10,7 @@ use shared::{ActionKind, Host, JobName, RunId};
 use crate::cli::ui::Ui;
 use crate::clock;
 use crate::drive::Progress;
+use crate::plan::report::COMPLETE;
 use crate::rollout::event::Moved;
 use crate::telemetry::{BucketLog, Line};
 
@@ -92,12 +93,14 @@ impl Words {
             event: Some(self.event),
             worker: host,
             job: Some(job.as_str()),
-            phase: Some(self.phase),
+            phase: (self.event != "deploy_skip").then_some(self.phase),
             action: self.action,
             cmd: self.cmd.as_deref(),
             exit: self.exit,
             duration_ms: self.duration_ms,
-            msg: Some(&self.text),
+            // The same line as that of a job that was known to be skipped.
+            reason: (self.event == "deploy_skip").then_some(COMPLETE),
+            msg: (self.event != "deploy_skip").then_some(&self.text),
             ..Line::default()
         }
     }
@@ -171,7 +174,7 @@ impl Begun {
             Moved::Done(0) => ("job_done", "32", "done".to_owned()),
             Moved::Done(1) => ("job_done", "33", "done, but for 1 that failed".to_owned()),
             Moved::Done(n) => ("job_done", "33", format!("done, but for {n} that failed")),
-            Moved::Skipped => ("deploy_skip", "2", format!("skip ({})", crate::plan::report::COMPLETE)),
+            Moved::Skipped => ("deploy_skip", "2", format!("deploy: skip job \"{job}\" ({COMPLETE})")),
             Moved::Blocked(by) => ("job_blocked", "31", format!("blocked: {by} failed")),
         };
         let (action, duration_ms) = match what {
@@ -222,8 +225,12 @@ impl Begun {
 impl Progress for OfRun<'_> {
     fn moved(&self, job: &JobName, host: Option<&Host>, what: &Moved) {
         let words = self.begun.words(job, host, what);
-        let place = host.map_or_else(|| job.to_string(), |host| format!("{job}@{host}"));
-        self.ui.say(format_args!("{place} | {}", self.ui.paint(words.colour, &words.text)));
+        let text = self.ui.paint(words.colour, &words.text);
+        match (what, host) {
+            (Moved::Skipped, _) => self.ui.say(text),
+            (_, Some(host)) => self.ui.say(format_args!("{job}@{host} | {text}")),
+            (_, None) => self.ui.say(format_args!("{job} | {text}")),
+        }
         self.write(Line { maand: "deploy", ..words.line(job, host) });
     }
 

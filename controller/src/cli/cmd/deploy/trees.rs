@@ -1,8 +1,9 @@
 //! Edge: while a deploy or a dry run lasts, what it brings to each worker as a tree to look at:
-//! `tmp/workers/HOST/jobs/JOB/` (`spec/decisions.md`). Beside the deploy, and only when it lasts: nobody can
+//! `tmp/workers/HOST/jobs/JOB/`, and the worker's `worker.json` beside them (`spec/decisions.md`). Beside the deploy, and only when it lasts: nobody can
 //! look into one that is over in a moment.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use shared::{BundleDigest, Host, JobName};
 
 use crate::bundle::stage::{self, Content};
 use crate::bundle::store::Store;
-use crate::catalog::{Catalog, bundles};
+use crate::catalog::{Catalog, bundles, read};
+use crate::cli::cmd::stage::worker_json;
 use crate::paths::BucketDir;
 use crate::plan::JobPlan;
 use crate::secrets::SealingKey;
@@ -21,6 +23,15 @@ use crate::secrets::SealingKey;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Most trees: the rest can be had with `maand stage`.
 const MOST: usize = 1000;
+
+/// What goes with the command.
+#[derive(Debug)]
+struct Passing {
+    what: PathBuf,
+    is_tree: bool,
+    /// The file that says so, should the command be killed.
+    mark: PathBuf,
+}
 
 /// Trees that go when this does.
 #[derive(Debug)]
@@ -49,8 +60,8 @@ impl Trees {
                     tracing::warn!(error, "trees_not_staged");
                 }
                 waited(&told, Duration::MAX);
-                for (dir, mark) in &made {
-                    drop(stage::clear(dir));
+                for Passing { what, is_tree, mark } in &made {
+                    drop(if *is_tree { stage::clear(what) } else { stage::clear_file(what) });
                     drop(stage::clear_file(mark));
                 }
                 drop(stage::clear_empty(&bucket.staged()));
@@ -86,27 +97,43 @@ fn stage_all(
     database: &std::path::Path,
     wanted: &[(Host, JobName, BundleDigest)],
     over: &(Mutex<bool>, Condvar),
-    made: &mut Vec<(PathBuf, PathBuf)>,
+    made: &mut Vec<Passing>,
 ) -> Result<(), String> {
     let store = Store::open(bucket).map_err(|error| chain(&error))?;
     let key = SealingKey::load(&bucket.kv_key()).map_err(|error| chain(&error))?;
     let mut catalog = Catalog::open(database).map_err(|error| chain(&error))?;
+    let snapshot = catalog.read(|tx| read::snapshot(tx)).map_err(|error| chain(&error))?;
+    let mut workers = BTreeSet::new();
     for (host, job, digest) in wanted {
         if *over.0.lock().unwrap_or_else(PoisonError::into_inner) {
             break;
         }
         let found = catalog.read(|tx| bundles::get(tx, digest)).map_err(|error| chain(&error))?;
         let Some(bundle) = found else { continue };
-        let jobs = bucket.staged().join(host.as_str()).join("jobs");
-        let (dir, mark) = (jobs.join(job.as_str()), jobs.join(format!(".{job}.passing")));
-        // What maand stage wrote stays as it is; what a deploy left that was killed has its mark.
-        if stage::is_there(&dir) && !stage::is_there(&mark) {
-            continue;
-        }
+        let worker = bucket.staged().join(host.as_str());
+        let jobs = worker.join("jobs");
         stage::directory(&jobs).map_err(|error| chain(&error))?;
-        stage::beside(&mark, b"").map_err(|error| chain(&error))?;
-        made.push((dir.clone(), mark));
-        stage::stage(&store, &key, &dir, &bundle, Content::Linked).map_err(|error| chain(&error))?;
+        if workers.insert(host)
+            && let Some(path) = pass(&worker, "worker.json", false, made)?
+        {
+            let text = worker_json(&mut catalog, &snapshot, host).map_err(|error| chain(&error))?;
+            stage::beside(&path, text.as_bytes()).map_err(|error| chain(&error))?;
+        }
+        if let Some(dir) = pass(&jobs, job.as_str(), true, made)? {
+            stage::stage(&store, &key, &dir, &bundle, Content::Linked).map_err(|error| chain(&error))?;
+        }
     }
     Ok(())
+}
+
+/// Marks `name` in `dir` as what goes with this command, before it is there. `None` where it is to be left alone:
+/// what maand stage wrote stays as it is; what a deploy left that was killed has its mark.
+fn pass(dir: &Path, name: &str, is_tree: bool, made: &mut Vec<Passing>) -> Result<Option<PathBuf>, String> {
+    let (what, mark) = (dir.join(name), dir.join(format!(".{name}.passing")));
+    if stage::is_there(&what) && !stage::is_there(&mark) {
+        return Ok(None);
+    }
+    stage::beside(&mark, b"").map_err(|error| chain(&error))?;
+    made.push(Passing { what: what.clone(), is_tree, mark });
+    Ok(Some(what))
 }

@@ -8,7 +8,7 @@ use shared::text::clean;
 use super::Read;
 use crate::catalog::desired::state_word;
 use crate::cli::table::time;
-use crate::why::Here;
+use crate::why::{CLOCK_MS, Here};
 
 pub(super) fn outcome_word(outcome: Option<&Outcome>) -> String {
     match outcome {
@@ -26,6 +26,7 @@ pub(super) fn of_host(known: &Read) -> Vec<(&'static str, String)> {
     let worker = &known.worker;
     let mut facts = Vec::new();
     let state = match (worker.joined, &worker.away) {
+        (None, _) if worker.shut_out.is_some() => "revoked".to_owned(),
         (None, _) => "not joined".to_owned(),
         (Some(_), None) => "online".to_owned(),
         (Some(_), Some(since)) => format!("offline, {since}"),
@@ -39,7 +40,8 @@ pub(super) fn of_host(known: &Read) -> Vec<(&'static str, String)> {
         facts.push(("certificate", format!("until {}", time(end))));
     }
     if known.agent.is_some() {
-        facts.push(("clock", format!("{:+} ms", worker.clock_ms)));
+        let off = if worker.clock_ms.abs() > CLOCK_MS { ", off: set up time synchronisation there" } else { "" };
+        facts.push(("clock", format!("{:+} ms{off}", worker.clock_ms)));
     }
     let shown =
         |fence: Option<shared::api::v1::desired::Fence>| fence.map_or_else(|| "nothing".to_owned(), |f| f.to_string());
@@ -48,6 +50,10 @@ pub(super) fn of_host(known: &Read) -> Vec<(&'static str, String)> {
     facts.push(("accepted", shown(worker.accepted)));
     if let Some(why) = &worker.refused {
         facts.push(("refused", clean(why)));
+    }
+    for alarm in &worker.alarms {
+        let times = format!("since {}, last {}, seen {} times", time(alarm.first_ms), time(alarm.last_ms), alarm.count);
+        facts.push(("alarm", format!("{} ({times})", clean(&alarm.detail))));
     }
     if !worker.is_listed {
         facts.push(("workers.json", "it is not in there any more".to_owned()));

@@ -9,7 +9,7 @@ use shared::{Code, Diagnostic, Host, JobName, WorkerId};
 
 use crate::catalog::observed::{Agent, Contact};
 use crate::catalog::rollout::{self as rollouts, Header};
-use crate::catalog::{Catalog, agents, desired, gc, observed, read};
+use crate::catalog::{Catalog, agents, desired, gc, identities, observed, read};
 use crate::cli::Context;
 use crate::cli::cmd::rollout::phase;
 use crate::cli::filter::unknown;
@@ -61,9 +61,10 @@ struct Read {
 /// Runs it.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let known = look(&args.host, context, &mut catalog)?;
+    let mut known = look(&args.host, context, &mut catalog)?;
     let survey = Survey::take(&mut catalog, &Options::default(), known.worker.is_served, known.now_ms)?;
     let plan = survey.plan(&Options::default());
+    known.worker.lacking = survey.lacking.get(&known.id).cloned().unwrap_or_default();
     let said = catalog.read(|tx| observed::allocations(tx))?;
     let mut all: Vec<Here> = survey
         .snapshot
@@ -126,6 +127,7 @@ fn look(host: &str, context: &Context, catalog: &mut Catalog) -> Result<Read, Fa
         let contact = observed::contacts(tx)?.remove(&id);
         Ok((desired::state(tx, id)?, observed::agents(tx)?.remove(&id), contact, agents::joined(tx)?.remove(&id), open))
     })?;
+    let (mut alarms, mut shut_out) = catalog.read(|tx| Ok((identities::alarms(tx)?, identities::shut_out(tx)?)))?;
     let away = match contact {
         Some(contact) if contact.is_online(now_ms) => None,
         Some(contact) => Some(format!("last seen {}", time(contact.last_seen_ms))),
@@ -137,11 +139,14 @@ fn look(host: &str, context: &Context, catalog: &mut Catalog) -> Result<Read, Fa
         is_regressed,
         is_served,
         joined: end.map(|end| end <= now_ms),
+        shut_out: shut_out.remove(&id).map(|(at_ms, why)| format!("{}, {}", clean(&why), time(at_ms))),
+        alarms: alarms.remove(&id).unwrap_or_default(),
         away,
         told: told.as_ref().map(|told| told.fence),
         accepted: agent.as_ref().and_then(|agent| agent.accepted),
         refused: agent.as_ref().and_then(|agent| agent.refused.clone()),
         clock_ms: agent.as_ref().map_or(0, |agent| agent.clock_offset_ms),
+        lacking: Vec::new(),
     };
     Ok(Read { snapshot, id, host, worker, told, agent, contact, certificate_end_ms: end, open, now_ms })
 }

@@ -1,0 +1,4 @@
+//! Decides who is let in, and on what grounds: pure, so that every case stands in a table.
+
+pub mod alarm;
+pub mod certificate;

@@ -1,0 +1,145 @@
+//! `POST /v1/self/renew`: a new certificate for an agent that has one, and `GET /v1/self`, which shows an agent that its
+//! certificate is let in. Of a request the public key is taken and nothing else.
+
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm};
+use axum::Json;
+use axum::extract::State as Held;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use data_encoding::BASE64;
+use rusqlite::Connection;
+use shared::api::v1::renew::{ProvenRequest, RenewRequest, RenewResponse, Whoami};
+use shared::{BlobDigest, WorkerId, token};
+
+use super::reports::rejected;
+use crate::admission::certificate::{Renewal, Verdict, judge, renewal};
+use crate::catalog;
+use crate::catalog::identities::{self, NewCertificate};
+use crate::clock;
+use crate::serve::State;
+use crate::serve::error::Refusal;
+use crate::serve::identity::{Caller, From, Peer, fingerprint_of, refuse};
+use crate::telemetry::Line;
+use crate::tls::issue;
+
+pub(super) async fn whoami(Held(state): Held<Arc<State>>, caller: Caller) -> Result<Json<Whoami>, Refusal> {
+    let Caller { worker, fingerprint, .. } = caller;
+    let (host, known) =
+        state.database.read(move |c| Ok((identities::host(c, worker)?, identities::known(c, &fingerprint)?))).await?;
+    Ok(Json(Whoami { worker_id: worker, host, generation: known.map_or(0, |known| known.generation) }))
+}
+
+pub(super) async fn renew(
+    Held(state): Held<Arc<State>>,
+    caller: Caller,
+    request: Result<Json<RenewRequest>, JsonRejection>,
+) -> Result<Json<RenewResponse>, Refusal> {
+    let Json(request) = request.map_err(rejected)?;
+    let spki = key_of(&request.csr)?;
+    answer(&state, caller, spki).await.map(Json)
+}
+
+/// The same for an agent that proves that it has the key of a certificate which TLS does not let in any more.
+pub(super) async fn proven(
+    state: &Arc<State>,
+    From(address): From,
+    request: ProvenRequest,
+) -> Result<RenewResponse, Refusal> {
+    let part = |what: &str| Refusal::bad(format!("{what}: not of its form"));
+    let certificate = BASE64.decode(request.certificate.as_bytes()).map_err(|_| part("certificate"))?;
+    let proof = BASE64.decode(request.proof.as_bytes()).map_err(|_| part("proof"))?;
+    let spki = key_of(&request.csr)?;
+    // Nothing that it says of itself counts: the catalog knows it by its digest, or does not.
+    let Peer::Agent { worker, fingerprint, key } = Peer::of(Some(&certificate), state.bucket_id) else {
+        return Err(part("certificate"));
+    };
+    let message = token::renewal(&certificate, &spki, &state.certificate);
+    if !is_signed(&certificate, &message, &proof) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "proof_wrong", "the proof is not by the certificate's key"));
+    }
+    let known = state.database.read(move |c| identities::known(c, &fingerprint)).await?;
+    let now_ms = clock::now_ms();
+    match judge(known.as_ref(), worker, now_ms) {
+        Verdict::Admit { .. } => answer(state, Caller { worker, fingerprint, key }, spki).await,
+        refused => Err(refuse(state, worker, Some(address), refused, now_ms).await?),
+    }
+}
+
+fn key_of(csr: &str) -> Result<Vec<u8>, Refusal> {
+    let csr = BASE64.decode(csr.as_bytes()).map_err(|_| Refusal::bad("csr: not of its form"))?;
+    issue::request_key(&csr).map_err(|error| Refusal::bad(error.to_string()))
+}
+
+/// Whether `proof` is a signature of `message` by the key of `certificate`.
+fn is_signed(certificate: &[u8], message: &[u8], proof: &[u8]) -> bool {
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let key = parsed.public_key();
+    let algorithm: &'static dyn VerificationAlgorithm = match key.algorithm.algorithm.to_id_string().as_str() {
+        "1.2.840.10045.2.1" => &ECDSA_P256_SHA256_ASN1,
+        "1.3.101.112" => &ED25519,
+        _ => return false,
+    };
+    UnparsedPublicKey::new(algorithm, &key.subject_public_key.data).verify(message, proof).is_ok()
+}
+
+async fn answer(state: &Arc<State>, caller: Caller, spki: Vec<u8>) -> Result<RenewResponse, Refusal> {
+    let held = state.clone();
+    let now_ms = clock::now_ms();
+    let (answer, is_new) = state.database.write(move |c| issue_next(c, &held, caller, &spki, now_ms)).await??;
+    if is_new {
+        let msg = format!("worker {}: certificate {} issued", caller.worker, answer.generation);
+        let line = Line { event: Some("certificate_renewed"), maand: "serve", msg: Some(&msg), ..Line::default() };
+        state.log.write(now_ms, &[line]);
+    }
+    Ok(answer)
+}
+
+/// Decides, issues and records in one transaction; `true` when it is a new one.
+fn issue_next(
+    connection: &Connection,
+    state: &State,
+    caller: Caller,
+    spki: &[u8],
+    now_ms: i64,
+) -> catalog::Result<Result<(RenewResponse, bool), Refusal>> {
+    let Caller { worker, fingerprint, key } = caller;
+    let asked = fingerprint_of(spki);
+    let given = |certificate: String, generation: u64| RenewResponse {
+        certificate,
+        generation,
+        trust_roots: state.authority.pem.clone(),
+    };
+    match renewal(&key, &asked, identities::of_key(connection, worker, &asked)?, now_ms) {
+        Renewal::Refuse(why) => return Ok(Err(Refusal::new(StatusCode::CONFLICT, "key_used", why))),
+        Renewal::Again(held) => return Ok(Ok((given(held.pem, held.generation), false))),
+        Renewal::Issue => {}
+    }
+    let issued = match issue::agent(&state.authority, state.bucket_id, worker, spki, now_ms, state.agent_certs_ttl) {
+        Ok(issued) => issued,
+        Err(error) => return Ok(Err(Refusal::internal(&error))),
+    };
+    identities::replace_unused(connection, worker, &fingerprint, now_ms)?;
+    let generation = identities::insert(connection, worker, Some(&fingerprint), &record(&issued, asked), now_ms)?;
+    Ok(Ok((given(issued.pem, generation), true)))
+}
+
+/// What the catalog keeps of a certificate.
+pub(super) fn record(issued: &issue::Issued, spki: [u8; 32]) -> NewCertificate<'_> {
+    NewCertificate {
+        fingerprint: *BlobDigest::of(&issued.der).as_bytes(),
+        serial: &issued.serial,
+        pem: &issued.pem,
+        spki,
+        not_after_ms: issued.not_after_ms,
+    }
+}
+
+/// Says in the log, and to the operator, that an enrolment for `worker` was refused.
+pub(super) async fn join_refused(state: &State, worker: WorkerId, From(address): From, why: &str) {
+    let detail = format!("a join from {} was refused: {why}", address.ip());
+    let now_ms = clock::now_ms();
+    let kind = crate::admission::alarm::Kind::JoinRefused;
+    drop(state.database.write(move |c| identities::raise(c, worker, kind, &detail, now_ms)).await);
+}
