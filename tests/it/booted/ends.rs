@@ -79,7 +79,7 @@ pub fn during_start(fleet: &mut Fleet) {
     fleet.write(
         "workspace/jobs/slow/Makefile",
         "start:\n\t@mkdir -p data && echo begun >> data/log && sleep 10 && echo ended >> data/log\n\
-         \t@setsid sleep 100000 < /dev/null > /dev/null 2>&1 & echo $$! > data/pid\nstop:\n\t@kill $$(cat data/pid)\nrestart: stop start",
+         \t@setsid sleep 100000 < /dev/null > /dev/null 2>&1 & echo $$! > data/pid\nstop:\n\t@kill $$(cat data/pid) || true\nrestart: stop start",
     );
     fleet.operator("maand build");
     let (worker, controller) = (&fleet.workers[0], &fleet.controller);

@@ -49,12 +49,12 @@ pub fn bucket(fleet: &mut Fleet) {
     fleet.write(
         "workspace/jobs/plain/Makefile",
         "start:\n\t@mkdir -p data && echo start >> data/starts\n\t@setsid sleep 100000 < /dev/null > /dev/null 2>&1 & echo $$! > data/pid\n\
-         stop:\n\t@kill $$(cat data/pid)\nrestart: stop start",
+         stop:\n\t@kill $$(cat data/pid) || true\nrestart: stop start",
     );
     fleet.write("workspace/jobs/unit/manifest.json", "{\"version\":\"1.0.0\",\"selectors\":[\"one\"]}");
     fleet.write(
         "workspace/jobs/unit/Makefile",
-        "start:\n\t@systemd-run --quiet --unit=unit-job sleep 100000\nstop:\n\t@systemctl stop unit-job\nrestart: stop start",
+        "start:\n\t@systemd-run --quiet --unit=unit-job sleep 100000\nstop:\n\t@systemctl stop unit-job || true\nrestart: stop start",
     );
     fleet.write("workspace/jobs/broken/manifest.json", "{\"version\":\"1.0.0\",\"selectors\":[\"one\"]}");
     fleet.write(
