@@ -21,7 +21,7 @@ use crate::service::Service;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
-use crate::{clock, health, job_logs, local, poll, reconcile, run, unit};
+use crate::{clock, health, job_logs, local, machine, poll, reconcile, run, unit};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -95,6 +95,16 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Confirm that this machine is the one that joined, although its id was changed
+    ///
+    /// An agent does not run with an identity that was made on another machine: of two machines with one identity
+    /// neither could be trusted. A copy of a worker joins anew instead.
+    #[command(
+        after_long_help = "After a change of /etc/machine-id on the same machine:\n  maand-agent adopt\n\nOn a machine that \
+        was made from an image of a worker, instead:\n  maand agent token HOST      on the controller, and here the line that it \
+        prints, with --replace"
+    )]
+    Adopt,
     /// Show what this agent accepted and what it has in place; needs no controller
     Status {
         /// As JSON
@@ -173,6 +183,11 @@ pub fn main() -> ExitCode {
         Command::Leave { keep_running, offline, yes } => {
             runtime().and_then(|net| leave::leave(&cli.config, Wish { keep_running, offline, yes }, &net))
         }
+        Command::Adopt => Config::load(&cli.config).and_then(|config| {
+            let identity = Identity::new(&config.state, config.bucket_id);
+            identity.load()?;
+            machine::record(&identity, config.bucket_id).map(drop)
+        }),
         Command::Status { json } => status(&cli.config, json),
         Command::Make { job, target } => Config::load(&cli.config).and_then(|c| local::make(&c, &job, &target)),
         Command::Logs { job, tail, follow } => {
@@ -194,7 +209,7 @@ pub fn main() -> ExitCode {
         Err(problem) => {
             drop(writeln!(std::io::stderr(), "{problem}"));
             ExitCode::from(match problem.code {
-                Code::Settings => 3,
+                Code::Settings | Code::CopiedIdentity => 3,
                 Code::LedgerNewer => 4,
                 Code::Usage => 2,
                 _ => 1,
@@ -253,12 +268,14 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
     let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let identity = Identity::new(&config.state, config.bucket_id);
     let held = identity.load()?;
+    let machine = machine::check(&identity, config.bucket_id)?;
     let unusable = |error: &dyn std::error::Error| {
         Diagnostic::new(Code::AgentState, "the agent's identity cannot be used").cause(error)
     };
     let tls = renew::tls(&held, config.bucket_id)?;
     let runtime = runtime()?;
-    let client = Client::new(tls, &config.controller, session).map_err(|error| unusable(&error))?;
+    let client = Client::starting(tls, &config.controller, machine.start(config.bucket_id, session))
+        .map_err(|error| unusable(&error))?;
     let transient = Arc::new(Transient::default());
     let accepted: Option<DesiredState> = match ledger.accepted() {
         Ok(accepted) => accepted.and_then(|(_, payload)| serde_json::from_slice(&payload).ok()),
@@ -287,7 +304,7 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         let service = Service::default();
         service.ready();
         let root = config.root.clone();
-        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), session, root, &service);
+        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), root, &service);
         let renewing = Renewing::new(identity, config.bucket_id, &config.controller, client.clone(), held);
         tokio::select! {
             () = poll::poll(&config, &client, &ledger, &layout, &shop, &service) => {}

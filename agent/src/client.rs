@@ -1,9 +1,9 @@
 //! Edge: HTTP to the controller, typed by `shared::api`. Every answer has a cap, every call a limit.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{ETAG, IF_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode};
@@ -16,6 +16,7 @@ use shared::api::v1::error::ErrorBody;
 use shared::api::v1::logs::LogBatch;
 use shared::api::v1::renew::{RenewRequest, RenewResponse, Whoami};
 use shared::api::v1::report::Report;
+use shared::api::v1::session::{SessionRequest, SessionResponse};
 use shared::api::v1::want::{BundleAnswer, WantList};
 use shared::api::{self, v1};
 use thiserror::Error;
@@ -140,6 +141,15 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// Refusals that mean that another agent works under this identity.
+const HELD: [&str; 2] = ["superseded", "quarantined"];
+
+impl Refusal {
+    fn is_held(&self) -> bool {
+        HELD.contains(&self.error.as_str())
+    }
+}
+
 /// What answers said beside what was asked.
 #[derive(Debug, Default)]
 pub struct Heard {
@@ -170,6 +180,20 @@ impl Heard {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Another agent works under this identity: this one changes nothing.
+    pub fn is_held(&self) -> bool {
+        self.refusal().is_some_and(|refusal| refusal.is_held())
+    }
+
+    /// A request of this start was answered: nobody else is at work.
+    fn let_go(&self) {
+        let mut held = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.take().is_some() {
+            drop(held);
+            self.news.notify_one();
+        }
+    }
+
     /// Until something of it changes.
     pub async fn news(&self) {
         self.news.notified().await;
@@ -181,6 +205,9 @@ impl Heard {
             Some(Failed::Refused { status: 401 | 403, error, message }) => {
                 Some(Refusal { error: error.clone(), message: message.clone() })
             }
+            Some(Failed::Refused { status: 409, error, message }) if HELD.contains(&error.as_str()) => {
+                Some(Refusal { error: error.clone(), message: message.clone() })
+            }
             Some(failed) => {
                 if failed.is_ended() && !self.is_ended.swap(true, Ordering::SeqCst) {
                     self.news.notify_one();
@@ -189,7 +216,8 @@ impl Heard {
             }
             None => {
                 self.certificate_changed();
-                None
+                // That the certificate is let in does not mean that nobody else uses it.
+                self.refusal().filter(Refusal::is_held)
             }
         };
         let mut held = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,15 +257,80 @@ pub enum Polled {
 pub struct Client {
     http: Arc<RwLock<reqwest::Client>>,
     base: String,
-    session: u64,
+    session: Arc<Session>,
     heard: Arc<Heard>,
 }
+
+/// The number of this start, once the controller has given it.
+#[derive(Debug)]
+struct Session {
+    /// What is said to get one; without it the number is given from the first.
+    asks: Option<SessionRequest>,
+    number: AtomicU64,
+    opening: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// How long an agent leaves the worker to another one that started later with its identity, before it starts anew.
+const SUPERSEDED: Duration = Duration::from_secs(120);
 
 impl Client {
     /// `base` without a slash at its end.
     pub fn new(tls: ClientConfig, base: &str, session: u64) -> reqwest::Result<Self> {
+        Self::with(tls, base, None, session)
+    }
+
+    /// The same for a start that the controller numbers: with the first request, and before it.
+    pub fn starting(tls: ClientConfig, base: &str, asks: SessionRequest) -> reqwest::Result<Self> {
+        Self::with(tls, base, Some(asks), 0)
+    }
+
+    fn with(tls: ClientConfig, base: &str, asks: Option<SessionRequest>, number: u64) -> reqwest::Result<Self> {
         let http = Arc::new(RwLock::new(http(tls)?));
+        let session =
+            Arc::new(Session { asks, number: AtomicU64::new(number), opening: tokio::sync::Mutex::default() });
         Ok(Self { http, base: base.to_owned(), session, heard: Arc::default() })
+    }
+
+    /// The number of this start, if there is one yet.
+    pub fn session(&self) -> Option<u64> {
+        Some(self.session.number.load(Ordering::SeqCst)).filter(|number| *number > 0)
+    }
+
+    /// The number of this start; asks for it unless it is there.
+    async fn open(&self) -> Result<u64, Failed> {
+        let mut until = self.session.opening.lock().await;
+        if let Some(number) = self.session() {
+            return Ok(number);
+        }
+        if until.is_some_and(|until| clock::instant() < until) {
+            return Err(Failed::Refused {
+                status: 409,
+                error: "superseded".to_owned(),
+                message: "another agent has started with this identity since".to_owned(),
+            });
+        }
+        *until = None;
+        let Some(asks) = &self.session.asks else { return Ok(0) };
+        let number = match self.exchange(self.post(v1::SESSION, asks, SHORT)?).await {
+            Ok(answer) => {
+                let body = read(answer, v1::ENROL_CAP).await?;
+                serde_json::from_slice::<SessionResponse>(&body).map_err(Failed::Form)?.number
+            }
+            // A controller that is older than this counts nothing.
+            Err(Failed::Refused { status: 404 | 405, .. }) => asks.counted,
+            Err(error) => return Err(error),
+        };
+        self.session.number.store(number, Ordering::SeqCst);
+        Ok(number)
+    }
+
+    /// Another one has taken over: nothing is asked for a while, then this start is numbered anew.
+    async fn superseded(&self, number: u64) {
+        let mut until = self.session.opening.lock().await;
+        if self.session() == Some(number) {
+            self.session.number.store(0, Ordering::SeqCst);
+            *until = Some(clock::instant() + SUPERSEDED.mul_f64(1.0 + clock::random()));
+        }
     }
 
     /// From now on as `tls` says, on new connections; requests that are under way end as they began.
@@ -251,8 +344,21 @@ impl Client {
         &self.heard
     }
 
-    /// Sends a request; what its answer says beside is kept.
+    /// Sends a request of this start.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Failed> {
+        let number = self.open().await?;
+        let answered = self.exchange(request.header(api::SESSION_HEADER, number)).await;
+        if matches!(&answered, Err(Failed::Refused { status: 409, error, .. }) if error == "superseded") {
+            self.superseded(number).await;
+        }
+        if answered.is_ok() {
+            self.heard.let_go();
+        }
+        answered
+    }
+
+    /// Sends a request; what its answer says beside is kept.
+    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Response, Failed> {
         let answered = match request.send().await {
             Ok(response) => {
                 if let Some(clock_ms) = clock_of(&response) {
@@ -272,7 +378,6 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
             .request(method, format!("{}{path}", self.base))
             .header(api::PROTOCOL_HEADER, api::PROTOCOL)
-            .header(api::SESSION_HEADER, self.session)
             .timeout(limit)
     }
 
@@ -346,8 +451,7 @@ impl Client {
 
     /// Ends this agent's own certificate.
     pub async fn leave(&self) -> Result<(), Failed> {
-        let response = self.post(v1::LEAVE, &v1::leave::LeaveRequest {}, SHORT)?.send().await;
-        checked(response.map_err(Failed::Transport)?).await.map(drop)
+        self.send(self.post(v1::LEAVE, &v1::leave::LeaveRequest {}, SHORT)?).await.map(drop)
     }
 
     /// Sends output.
@@ -357,13 +461,13 @@ impl Client {
 
     /// Asks who this is: whether the certificate is let in.
     pub async fn whoami(&self) -> Result<Whoami, Failed> {
-        let response = self.send(self.request(Method::GET, v1::SELF, SHORT)).await?;
+        let response = self.exchange(self.request(Method::GET, v1::SELF, SHORT)).await?;
         serde_json::from_slice(&read(response, v1::ENROL_CAP).await?).map_err(Failed::Form)
     }
 
     /// Asks for a new certificate.
     pub async fn renew(&self, request: &RenewRequest) -> Result<RenewResponse, Failed> {
-        let response = self.send(self.post(v1::RENEW, request, SHORT)?).await?;
+        let response = self.exchange(self.post(v1::RENEW, request, SHORT)?).await?;
         serde_json::from_slice(&read(response, v1::ENROL_CAP).await?).map_err(Failed::Form)
     }
 }

@@ -1,5 +1,5 @@
 //! Points at which a test may kill the agent, as a power cut would: feature `failpoints`, and the
-//! point's name in `MAAND_FAILPOINT`. Without the feature there is nothing of it in the program.
+//! point's name in `MAAND_FAILPOINT`, or `name:3` for the third time that it is reached. Without the feature there is nothing of it in the program.
 #![cfg_attr(feature = "failpoints", expect(clippy::disallowed_methods, reason = "edge: tests alone"))]
 
 /// Every point, in the order of an apply.
@@ -27,8 +27,16 @@ pub const OPERATION_FAILPOINTS: &[&str] = &["operation::recorded", "operation::a
 /// Dies here if a test wants it.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
     debug_assert!(FAILPOINTS.contains(&name) || OPERATION_FAILPOINTS.contains(&name), "{name} is not listed");
-    if std::env::var("MAAND_FAILPOINT").is_ok_and(|wanted| wanted == name) {
+    let Ok(wanted) = std::env::var("MAAND_FAILPOINT") else { return };
+    // A point's own name has two colons, its number one.
+    let (point, number) = match wanted.rsplit_once(':') {
+        Some((point, number)) if !point.ends_with(':') => (point, number.parse().unwrap_or(1)),
+        _ => (wanted.as_str(), 1),
+    };
+    if point == name && TIMES.fetch_add(1, Ordering::SeqCst) + 1 == number {
         let _ended = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::thread::sleep(std::time::Duration::from_secs(60));
     }

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use shared::api::v1::want::{BundleAnswer, WantList};
 use shared::pack::{self, PackError, Sink};
-use shared::{BlobDigest, Bundle, BundleDigest};
+use shared::{BlobDigest, Bundle, BundleDigest, Entry};
 use thiserror::Error;
 use tokio::runtime::Handle;
 
@@ -23,6 +23,9 @@ use crate::state::layout::Layout;
 
 /// Bytes that a pack may have beyond its content: headers, and what does not compress.
 const PACK_SLACK: u64 = 1 << 20;
+
+/// What the files of early downloads begin with.
+pub const EARLY: &str = "early-";
 
 /// Why something could not be fetched. All of it is tried again.
 #[derive(Debug, Error)]
@@ -161,12 +164,18 @@ fn fetch_pack(
 }
 
 /// Copies blobs that other files of the live tree have into the store: a renamed file is not fetched.
-pub fn reuse(tree: &Tree, layout: &Layout, last: &Bundle, wanted: &mut BTreeMap<(bool, BlobDigest), u64>) {
-    for entry in last.entries() {
+pub fn reuse<'a>(
+    tree: &Tree,
+    layout: &Layout,
+    last: impl Iterator<Item = &'a Entry>,
+    wanted: &mut BTreeMap<(bool, BlobDigest), u64>,
+) {
+    for entry in last {
         let key = (entry.private, entry.blob);
         if wanted.contains_key(&key) && !layout.blob(&entry.blob).is_file() {
             let copy = || -> io::Result<bool> {
-                let mut file = tree.read(&entry.path)?;
+                // Not more of it than there should be: its owner may have made it of any length.
+                let mut file = tree.read(&entry.path)?.take(entry.len.saturating_add(1));
                 let mut sink = Store { layout, by: "" };
                 let mut writer = shared::digest::HashingWriter::new(sink.begin(&entry.blob, entry.len)?);
                 io::copy(&mut file, &mut writer)?;
@@ -238,8 +247,18 @@ impl Sink for Store<'_> {
     }
 }
 
-/// Removes blobs that no bundle of `keep` names.
+/// Removes blobs that no bundle of `keep` names, and packs that nobody goes on with: nothing is being fetched but
+/// what is fetched early.
 pub fn prune(layout: &Layout, keep: &[&Bundle]) -> io::Result<()> {
+    let early = format!("pack-{EARLY}");
+    for file in std::fs::read_dir(layout.own())? {
+        let file = file?;
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("pack-") && !name.starts_with(&early) {
+            std::fs::remove_file(file.path())?;
+        }
+    }
     let keep: std::collections::BTreeSet<String> =
         keep.iter().flat_map(|bundle| bundle.entries()).map(|entry| entry.blob.hex()).collect();
     let store = layout.store();

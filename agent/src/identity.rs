@@ -83,6 +83,11 @@ impl Identity {
         self.0.join("controller-ca.crt")
     }
 
+    /// Which machine it was made on.
+    pub fn machine(&self) -> PathBuf {
+        self.0.join("machine.json")
+    }
+
     /// Why the controller lets this agent in no more, while it does not.
     pub fn refusal(&self) -> PathBuf {
         self.0.join("refused.json")

@@ -16,6 +16,7 @@ use shared::{Code, Diagnostic};
 use crate::client::{self, Failed};
 use crate::config::{self, Config, Partial};
 use crate::identity::{self, Identity};
+use crate::machine;
 use crate::state::durable;
 use crate::tls::{Trust, Verifier, controller_name_of};
 
@@ -79,7 +80,9 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
             Diagnostic::new(Code::ControllerMismatch, format!("{url} is another bucket's controller than it says"));
         return Err(problem.remedy("ask for a new token on the controller that this worker belongs to"));
     }
-    Identity::new(&dirs.1, answer.bucket_id).save(&key.serialize_pem(), &answer.certificate, &answer.trust_roots)?;
+    let identity = Identity::new(&dirs.1, answer.bucket_id);
+    identity.save(&key.serialize_pem(), &answer.certificate, &answer.trust_roots)?;
+    machine::record(&identity, answer.bucket_id)?;
     let config = Config {
         controller: url.to_owned(),
         bucket_id: answer.bucket_id,

@@ -5,7 +5,6 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
-use shared::diagnostic::chain;
 use shared::{Code, Diagnostic};
 
 use crate::client::{Client, Failed};
@@ -16,7 +15,7 @@ use crate::report::{self, Transient};
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::clear;
-use crate::{local, renew, unit};
+use crate::{local, machine, renew, unit};
 
 /// What an operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub fn leave(path: &Path, wish: Wish, runtime: &tokio::runtime::Runtime) -> Resu
     confirm(&config, &jobs, wish)?;
     // Before anything is ended: what cannot be finished is better not begun.
     if !wish.offline
-        && let Err(Failed::Transport(error)) = runtime.block_on(client(&config, 0)?.desired(None, 0))
+        && let Err(Failed::Transport(error)) = runtime.block_on(client(&config, None)?.desired(None, 0))
     {
         let message = format!("the controller at {} cannot be reached: nothing was done", config.controller);
         let problem = Diagnostic::new(Code::ControllerUnreachable, message).cause(&error);
@@ -45,7 +44,7 @@ pub fn leave(path: &Path, wish: Wish, runtime: &tokio::runtime::Runtime) -> Resu
     }
     unit::end(path)?;
     let (ledger, session) = Ledger::open(&layout)?;
-    let client = client(&config, session)?;
+    let client = client(&config, Some(session))?;
     let rows = here(&ledger)?;
     if !wish.keep_running {
         stop(&config, &ledger, &rows)?;
@@ -56,6 +55,9 @@ pub fn leave(path: &Path, wish: Wish, runtime: &tokio::runtime::Runtime) -> Resu
     if !wish.offline {
         let told = runtime.block_on(async {
             // So that the controller's tables show what became of the jobs; what counts is the next line.
+            // A first request has this start numbered.
+            drop(client.desired(None, 0).await);
+            let session = client.session().unwrap_or(session);
             if let Ok(report) = report::once(&ledger, &Transient::default(), session) {
                 drop(client.report(&report).await);
             }
@@ -109,11 +111,17 @@ fn confirm(config: &Config, jobs: &[Row], wish: Wish) -> Result<(), Diagnostic> 
     }
 }
 
-fn client(config: &Config, session: u64) -> Result<Client, Diagnostic> {
+/// A client that takes the agent's place, or, before there is a ledger, one that only looks who answers.
+fn client(config: &Config, ledger: Option<u64>) -> Result<Client, Diagnostic> {
     let unusable = |error: &dyn std::error::Error| state("the agent's identity cannot be used").cause(error);
-    let held = Identity::new(&config.state, config.bucket_id).load()?;
-    let tls = renew::tls(&held, config.bucket_id)?;
-    Client::new(tls, &config.controller, session).map_err(|error| unusable(&error))
+    let identity = Identity::new(&config.state, config.bucket_id);
+    let tls = renew::tls(&identity.load()?, config.bucket_id)?;
+    let machine = machine::check(&identity, config.bucket_id)?;
+    let client = match ledger {
+        Some(counted) => Client::starting(tls, &config.controller, machine.start(config.bucket_id, counted)),
+        None => Client::new(tls, &config.controller, 0),
+    };
+    client.map_err(|error| unusable(&error))
 }
 
 /// `make stop` of each, all of them even when one fails.
@@ -144,10 +152,8 @@ fn stop(config: &Config, ledger: &Ledger, rows: &[Row]) -> Result<(), Diagnostic
 
 fn clean(layout: &Layout, ledger: &Ledger, row: Row) -> Result<(), Diagnostic> {
     let failed = |why: String| state(&format!("the files of job {} cannot be removed", row.job)).note(why);
-    clear(layout, &row).map_err(failed)?;
     let job = layout.job(&row.job);
-    let kept = Row { place: Place::Empty, list: shared::Bundle::default(), ..ledger_row(ledger, &row)? };
-    ledger.save(&kept).map_err(|error| failed(chain(&error)))?;
+    clear(layout, ledger, ledger_row(ledger, &row)?).map_err(failed)?;
     // With nothing of its own left in it the directory goes as well.
     for own in ["data", "logs"] {
         drop(std::fs::remove_dir(job.join(own)));

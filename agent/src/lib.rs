@@ -25,6 +25,7 @@ pub mod join;
 pub mod leave;
 pub mod local;
 pub mod logs;
+pub mod machine;
 pub mod operations;
 pub mod poll;
 pub mod reconcile;

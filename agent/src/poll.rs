@@ -162,6 +162,8 @@ async fn offered(
         Verdict::Accept => {
             if let Err(error) = ledger.accept(&Accepted { fence: state.fence, hash }, &payload) {
                 tracing::error!(error = chain(&error), "accept_failed");
+                // A report needs no disk: whoever looks there learns of it.
+                shop.transient.refused(Some(format!("{} cannot be written down: {}", state.fence, chain(&error))));
                 return tokio::time::sleep(Duration::from_secs(5)).await;
             }
             tracing::info!(fence = %state.fence, "desired_accepted");

@@ -54,6 +54,14 @@ impl Refused {
                 "this identity is in use elsewhere, or was replaced by a newer join: if this machine is to stay, ask for a \
                  token on the controller (maand agent token HOST) and run its line here with --replace; if not, stop maand-agent"
             }
+            "superseded" => {
+                "another agent has started with this identity: this one changes nothing, and tries again after some minutes; \
+                 if this is a copy of another machine, stop maand-agent here; maand why HOST on the controller says who it is"
+            }
+            "quarantined" => {
+                "stop maand-agent on the machine that is a copy, then maand agent resolve HOST on the controller; maand why \
+                 HOST there names both"
+            }
             _ => {
                 "ask for a token on the controller (maand agent token HOST), stop maand-agent and run the line here with \
                  --replace; what runs here goes on meanwhile"

@@ -1,6 +1,5 @@
 //! Edge: tells the controller all that the agent knows, until it has it. A report is made of the
 //! ledger when it is sent, so a result and its report are one and the same durable row.
-#![expect(clippy::disallowed_methods, reason = "edge: the kernel's boot id")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +19,7 @@ use crate::health::schedule::News;
 use crate::reconcile::{Place, Row};
 use crate::service::{Loop, Service};
 use crate::state::ledger::Ledger;
-use crate::{clock, facts};
+use crate::{clock, facts, machine};
 
 /// What is begun is reported only when it is not done within this time: a quick update is one report.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -173,11 +172,10 @@ pub async fn send_all(
     ledger: Arc<Ledger>,
     client: Client,
     transient: Arc<Transient>,
-    session: u64,
     root: std::path::PathBuf,
     service: &Service,
 ) {
-    let boot_id = boot_id();
+    let boot_id = machine::boot_id();
     let mut number = 0;
     let mut told: Option<WorkerFacts> = None;
     loop {
@@ -188,6 +186,8 @@ pub async fn send_all(
             let facts = facts::measure(&root);
             let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
             number += 1;
+            // Before the controller has numbered this start nothing gets through.
+            let session = client.session().unwrap_or(0);
             let report = match report(&ledger, &transient, session, number, boot_id, told_facts) {
                 Ok(report) => report,
                 Err(error) => {
@@ -223,14 +223,9 @@ pub async fn send_all(
     }
 }
 
-fn boot_id() -> Uuid {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-    text.and_then(|text| text.trim().parse().ok()).unwrap_or(Uuid::nil())
-}
-
 /// The only report of a process that sends but one.
 pub fn once(ledger: &Ledger, transient: &Transient, session: u64) -> crate::state::ledger::Result<Report> {
-    report(ledger, transient, session, 1, boot_id(), None)
+    report(ledger, transient, session, 1, machine::boot_id(), None)
 }
 
 fn report(

@@ -95,11 +95,12 @@ codes! {
     WorkerLost = 88, "a worker is gone and not cleaned up";
     LedgerNewer = 89, "the agent's ledger is newer than the program";
     NotMeasured = 89, "a worker's memory and processors have not been measured";
-    // 009x: hooks and health
+    // 009x: hooks and health, and what is left of agents
     HookFailed = 90, "a hook failed";
     HookRuntime = 91, "a hook's interpreter is missing";
     Unhealthy = 92, "a health check failed";
     OperationFailed = 93, "an operation on a worker failed";
+    CopiedIdentity = 94, "this agent's identity is a copy";
 }
 
 impl fmt::Display for Code {

@@ -7,7 +7,7 @@ use crate::support::bucket;
 
 #[test]
 fn a_file_that_a_container_has_mounted_is_found() {
-    use agent::apply::{survey, tree::Tree};
+    use agent::apply::{plan::Before, survey, tree::Tree};
 
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("jobs/api");
@@ -40,7 +40,8 @@ fn a_file_that_a_container_has_mounted_is_found() {
     };
     let bundle = shared::Bundle::new(vec![entry("app.conf"), entry("other.conf")]).unwrap();
     let tree = Tree::open(&job, false).unwrap();
-    let mut survey_of = survey::survey(&tree, &bundle, &bundle, 0).unwrap();
+    let before = Before::whole(&bundle, 0);
+    let mut survey_of = survey::survey(&tree, &before, &bundle).unwrap();
     survey::mounted(&tree, &job, &mut survey_of);
     assert_eq!(survey_of.mounted.iter().map(shared::RelPath::as_str).collect::<Vec<_>>(), ["app.conf"]);
 }

@@ -9,6 +9,7 @@
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
 //! - [`booted`]: machines whose first process is systemd
+//! - [`rig`]: an agent that is hit in the middle of its work
 #![allow(clippy::unwrap_used, reason = "test code: a panic is how it fails")]
 
 pub mod agents;
@@ -19,3 +20,4 @@ pub mod namespace;
 pub mod poll;
 pub mod process;
 pub mod programs;
+pub mod rig;

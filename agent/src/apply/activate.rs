@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Seek};
 use std::os::fd::AsFd;
 
-use rustix::fs::{Mode, fchmod, fstatvfs, fsync};
+use rustix::fs::{Gid, Mode, Uid, fchmod, fchown, fstatvfs, fsync};
 use shared::digest::HashingWriter;
 use shared::{Entry, RelPath};
 
@@ -65,8 +65,15 @@ pub fn activate(tree: &Tree, layout: &Layout, steps: &[Change]) -> Result<(), Er
         return Err(Error::NoSpace { needed, free });
     }
     let mut touched: BTreeSet<String> = BTreeSet::new();
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
         let (operation, path) = match step {
+            Change::Sweep { dir, name } => {
+                let swept = tree.dir(dir).and_then(|dir| tree.sweep(&dir, name));
+                swept.map_err(|source| Error::Tree { operation: "clear", source })?;
+                touched.insert(dir.clone());
+                failpoint::hit("activate::between");
+                continue;
+            }
             Change::MakeDir(path) => ("make", path),
             Change::Replace { entry, .. } | Change::Rewrite { entry, .. } => ("write", &entry.path),
             Change::SetMode { path, .. } => ("set the mode of", path),
@@ -74,12 +81,17 @@ pub fn activate(tree: &Tree, layout: &Layout, steps: &[Change]) -> Result<(), Er
             Change::RemoveDir(path) => ("remove", path),
         };
         let done = match step {
+            Change::Sweep { .. } => Ok(()),
             Change::MakeDir(path) => tree.mkdir(path),
-            Change::Replace { entry, mode } => replace(tree, layout, entry, *mode)?,
-            Change::Rewrite { entry, mode } => rewrite(tree, layout, entry, *mode)?,
-            Change::SetMode { path, mode } => {
-                tree.read(path).and_then(|file| Ok(fchmod(file.as_fd(), Mode::from_raw_mode(*mode))?))
+            Change::Replace { entry, mode, owner } => replace(tree, layout, entry, *mode, *owner)
+                .inspect_err(|_| discard_damaged(layout, &steps[number..]))?,
+            Change::Rewrite { entry, mode } => {
+                rewrite(tree, layout, entry, *mode).inspect_err(|_| discard_damaged(layout, &steps[number..]))?
             }
+            Change::SetMode { path, mode } => tree.own(path).and_then(|file| {
+                fchmod(file.as_fd(), Mode::from_raw_mode(*mode))?;
+                file.sync_all()
+            }),
             Change::Delete(path) => tree.unlink(path),
             Change::RemoveDir(path) => tree.rmdir(path),
         };
@@ -100,7 +112,13 @@ pub fn activate(tree: &Tree, layout: &Layout, steps: &[Change]) -> Result<(), Er
 }
 
 #[expect(clippy::disallowed_methods, reason = "edge: a blob of the store")]
-fn replace(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io::Result<()>, Error> {
+fn replace(
+    tree: &Tree,
+    layout: &Layout,
+    entry: &Entry,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> Result<io::Result<()>, Error> {
     let write = || -> io::Result<bool> {
         let mut blob = std::fs::File::open(layout.blob(&entry.blob))?;
         let parent = tree.parent(&entry.path)?;
@@ -113,6 +131,13 @@ fn replace(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io:
             let _gone = rustix::fs::unlinkat(&parent, name.as_str(), rustix::fs::AtFlags::empty());
             return Ok(false);
         }
+        if let Some((user, group)) = owner {
+            let stat = rustix::fs::fstat(&file)?;
+            // Where an agent without root runs nobody else has files.
+            if (stat.st_uid, stat.st_gid) != (user, group) {
+                fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+            }
+        }
         fchmod(&file, Mode::from_raw_mode(mode))?;
         file.sync_all()?;
         tree.rename(&parent, &name, entry.path.file_name())?;
@@ -120,12 +145,26 @@ fn replace(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io:
     };
     match write() {
         Ok(true) => Ok(Ok(())),
-        Ok(false) => {
-            // The next try fetches it again.
-            drop(std::fs::remove_file(layout.blob(&entry.blob)));
-            Err(Error::Damaged(entry.path.clone()))
-        }
+        Ok(false) => Err(Error::Damaged(entry.path.clone())),
         Err(error) => Ok(Err(error)),
+    }
+}
+
+/// One blob is damaged, after a power cut as a rule, and so may others be: all that are go at once, and the next try
+/// fetches them again.
+#[expect(clippy::disallowed_methods, reason = "edge: blobs of the store")]
+fn discard_damaged(layout: &Layout, steps: &[Change]) {
+    for step in steps {
+        let (Change::Replace { entry, .. } | Change::Rewrite { entry, .. }) = step else { continue };
+        let path = layout.blob(&entry.blob);
+        let good = std::fs::File::open(&path).and_then(|mut blob| {
+            let mut reader = HashingWriter::new(io::sink());
+            io::copy(&mut blob, &mut reader)?;
+            Ok(reader.finish().1 == entry.blob)
+        });
+        if !good.is_ok_and(|good| good) {
+            drop(std::fs::remove_file(path));
+        }
     }
 }
 
@@ -141,10 +180,7 @@ fn rewrite(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io:
     });
     let mut blob = match digest {
         Ok((digest, blob)) if digest == entry.blob => blob,
-        Ok(_) => {
-            drop(std::fs::remove_file(layout.blob(&entry.blob)));
-            return Err(Error::Damaged(entry.path.clone()));
-        }
+        Ok(_) => return Err(Error::Damaged(entry.path.clone())),
         Err(error) => return Ok(Err(error)),
     };
     let mut write = || -> io::Result<()> {
@@ -161,7 +197,7 @@ fn rewrite(tree: &Tree, layout: &Layout, entry: &Entry, mode: u32) -> Result<io:
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests look at files")]
 mod tests {
-    use super::super::plan::plan;
+    use super::super::plan::{Before, plan};
     use super::super::survey::survey;
     use super::*;
     use shared::{BlobDigest, Bundle};
@@ -194,7 +230,8 @@ mod tests {
 
     fn apply(place: &Place, last: &Bundle, new: &Bundle) -> Result<usize, Error> {
         let tree = Tree::open(&place.job, true).unwrap();
-        let changes = plan(last, &survey(&tree, last, new, 0).unwrap(), new).unwrap();
+        let before = Before::whole(last, 0);
+        let changes = plan(&before, &survey(&tree, &before, new).unwrap(), new).unwrap();
         let writes = changes.steps.iter().filter(|step| !matches!(step, Change::MakeDir(_))).count();
         activate(&tree, &place.layout, &changes.steps).map(|()| writes)
     }
@@ -224,7 +261,7 @@ mod tests {
         }
         assert_eq!(apply(&place, &v2, &v2).unwrap(), 0, "a second apply writes nothing");
         let tree = Tree::open(&place.job, false).unwrap();
-        assert_eq!(survey(&tree, &v2, &v2, 0).unwrap().unmanaged, ["stranger".parse().unwrap()]);
+        assert_eq!(survey(&tree, &Before::whole(&v2, 0), &v2).unwrap().unmanaged, ["stranger".parse().unwrap()]);
         assert_eq!(std::fs::metadata(place.job.join("conf/a")).unwrap().permissions().mode() & 0o777, 0o644);
     }
 
@@ -256,9 +293,10 @@ mod tests {
         let held = std::fs::File::open(&path).unwrap();
         let v2 = bundle(&place, &[("app.conf", "second")]);
         let tree = Tree::open(&place.job, true).unwrap();
-        let mut survey = survey(&tree, &v1, &v2, 0).unwrap();
+        let before = Before::whole(&v1, 0);
+        let mut survey = survey(&tree, &before, &v2).unwrap();
         survey.mounted.insert("app.conf".parse().unwrap());
-        let steps = plan(&v1, &survey, &v2).unwrap().steps;
+        let steps = plan(&before, &survey, &v2).unwrap().steps;
         let at = place.layout.blob(&v2.entries()[0].blob);
         std::fs::write(&at, "evil!!").unwrap();
         assert!(matches!(activate(&tree, &place.layout, &steps), Err(Error::Damaged(_))));
@@ -273,10 +311,12 @@ mod tests {
     #[test]
     fn a_damaged_blob_is_never_put_in_place() {
         let place = place();
-        let v1 = bundle(&place, &[("a", "good")]);
-        let at = place.layout.blob(&v1.entries()[0].blob);
-        std::fs::write(&at, "evil").unwrap();
+        let v1 = bundle(&place, &[("a", "good"), ("b", "as good"), ("c", "whole")]);
+        let [a, b, c] = [0, 1, 2].map(|n| place.layout.blob(&v1.entries()[n].blob));
+        std::fs::write(&a, "evil").unwrap();
+        std::fs::write(&b, "").unwrap();
         assert!(matches!(apply(&place, &Bundle::default(), &v1), Err(Error::Damaged(_))));
-        assert!(!place.job.join("a").exists() && !at.exists(), "and it is fetched again");
+        assert!(!place.job.join("a").exists() && !a.exists(), "and it is fetched again");
+        assert!(!b.exists() && c.exists(), "with all others that are damaged");
     }
 }

@@ -5,9 +5,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, mkdirat, openat, renameat, renameat_with, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use shared::RelPath;
 
@@ -26,11 +30,7 @@ impl Tree {
     /// Opens `path`; makes it, and its parents, when `create` is set.
     pub fn open(path: &Path, create: bool) -> io::Result<Self> {
         if create && !path.is_dir() {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::create_dir_all(path)?;
-            for dir in path.ancestors().take(3) {
-                drop(std::fs::set_permissions(dir, std::fs::Permissions::from_mode(DIR_MODE)));
-            }
+            make(path)?;
         }
         Ok(Self { root: rustix::fs::open(path, DIR, Mode::empty())? })
     }
@@ -93,26 +93,52 @@ impl Tree {
         }
     }
 
-    /// Makes a directory, if it is not there.
+    /// Makes a directory, if it is not there. It appears with its mode, whatever the agent's umask is: who is cut
+    /// off leaves none that nobody may enter.
     pub fn mkdir(&self, path: &RelPath) -> io::Result<()> {
         let parent = self.parent(path)?;
-        match mkdirat(&parent, path.file_name(), Mode::from_raw_mode(DIR_MODE)) {
-            Ok(()) => {
-                // The agent's umask must not show.
-                let made = openat(&parent, path.file_name(), DIR, Mode::empty())?;
-                Ok(fchmod(&made, Mode::from_raw_mode(DIR_MODE))?)
-            }
-            Err(Errno::EXIST) => {
-                drop(openat(&parent, path.file_name(), DIR, Mode::empty())?);
-                Ok(())
-            }
+        match openat(&parent, path.file_name(), DIR, Mode::empty()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let name = format!("{}{}", shared::path::TEMPORARY_PREFIX, std::process::id());
+        self.sweep(&parent, &name)?;
+        mkdirat(&parent, name.as_str(), Mode::from_raw_mode(DIR_MODE))?;
+        let made = openat(&parent, name.as_str(), DIR, Mode::empty())?;
+        fchmod(&made, Mode::from_raw_mode(DIR_MODE))?;
+        match renameat_with(&parent, name.as_str(), &parent, path.file_name(), RenameFlags::NOREPLACE) {
+            // A file system that cannot promise it: only an empty directory could be replaced.
+            Err(Errno::INVAL | Errno::NOSYS) => Ok(renameat(&parent, name.as_str(), &parent, path.file_name())?),
+            renamed => Ok(renamed?),
+        }
+    }
+
+    /// Removes a temporary, file or directory, that somebody left; one with something in it stays.
+    pub fn sweep(&self, parent: &OwnedFd, name: &str) -> io::Result<()> {
+        let removed = match unlinkat(parent, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => unlinkat(parent, name, AtFlags::REMOVEDIR),
+            removed => removed,
+        };
+        match removed {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a regular file of this one name, to change its mode.
+    pub fn own(&self, path: &RelPath) -> io::Result<File> {
+        let file = self.read(path)?;
+        if rustix::fs::fstat(&file)?.st_nlink == 1 {
+            Ok(file)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path} has another name too")))
         }
     }
 
     /// Makes a temporary beside `path`, for this process alone; an older one of the name goes.
     pub fn temporary(&self, parent: &OwnedFd, name: &str) -> io::Result<File> {
-        let _ = unlinkat(parent, name, AtFlags::empty());
+        self.sweep(parent, name)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?))
     }
@@ -136,6 +162,27 @@ impl Tree {
             if full || absent(&error) { Ok(()) } else { Err(error) }
         })
     }
+}
+
+/// Makes the directory of a job, durably, and what is above it; each step may be the last of this agent, and is
+/// then taken again.
+fn make(path: &Path) -> io::Result<()> {
+    let (Some(jobs), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    std::fs::create_dir_all(jobs)?;
+    for dir in jobs.ancestors().take(2) {
+        drop(std::fs::set_permissions(dir, std::fs::Permissions::from_mode(DIR_MODE)));
+    }
+    // No job has such a name.
+    let temporary = jobs.join(format!("{}new", shared::path::TEMPORARY_PREFIX));
+    match std::fs::create_dir(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(DIR_MODE))?;
+    std::fs::rename(&temporary, jobs.join(name))?;
+    jobs.ancestors().take(3).try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 /// Nothing there, or something on the way that is no directory.

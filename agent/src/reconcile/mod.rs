@@ -13,7 +13,9 @@ pub use next::{Step, next};
 use serde::{Deserialize, Serialize};
 use shared::api::v1::desired::DesiredAction;
 use shared::api::v1::report::{ObservedAction, Process};
-use shared::{AllocId, Bundle, BundleDigest, JobName, RelPath};
+use shared::{AllocId, Bundle, BundleDigest, Entry, JobName, RelPath};
+
+use crate::apply::plan::Before;
 
 /// What the ledger knows of an allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +30,11 @@ pub struct Row {
     pub version: String,
     /// Its tree was removed, whole, and nothing was put there since.
     pub purged: bool,
-    /// The list of what is in place, or of what may be there while another bundle is put in place.
+    /// The list of what is in place, or of what is being put there.
     pub list: Bundle,
+    /// While a placement or a removal is not over: what lists before had otherwise, some of which may still be
+    /// in place. Empty when `place` tells all.
+    pub leaving: Vec<Entry>,
     /// When files were last put in place, milliseconds since 1970 UTC.
     pub applied_ms: i64,
     /// What is known of its process.
@@ -54,6 +59,7 @@ impl Row {
             version: String::new(),
             purged: false,
             list: Bundle::default(),
+            leaving: Vec::new(),
             applied_ms: 0,
             process: Process::Unknown,
             action: None,
@@ -64,10 +70,18 @@ impl Row {
     }
 }
 
+impl Row {
+    /// What may be in place.
+    pub fn before(&self) -> Before<'_> {
+        let applied_ms = matches!(self.place, Place::Whole(_)).then_some(self.applied_ms);
+        Before { list: &self.list, leaving: &self.leaving, applied_ms }
+    }
+}
+
 /// How an allocation's files stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// No bundle's.
+    /// No bundle's, but for what of one is leaving.
     Empty,
     /// All of one bundle's.
     Whole(BundleDigest),

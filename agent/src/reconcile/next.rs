@@ -65,7 +65,7 @@ pub fn next(desired: &DesiredAllocation, row: &Row) -> Step {
             // Half-way to a bundle, over one that was started: what is there is what there is to stop it with.
             (Some(action), Place::Applying { .. }) if row.process != Process::Unknown => act(action),
             (Some(action), _) => Step::Complete(action.clone()),
-            (None, Place::Empty) => Step::Nothing,
+            (None, Place::Empty) if row.leaving.is_empty() => Step::Nothing,
             // What could not be stopped keeps its files: the controller decides.
             (None, _) if stop_failed(desired, row) => Step::Nothing,
             (None, _) => Step::RemoveFiles,

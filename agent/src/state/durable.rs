@@ -29,13 +29,20 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
-/// The same without waiting for the disk: for what is written again at the next start anyway.
+/// The same without waiting for the disk: for what is written again at the next start anyway. One writer of a path
+/// at a time: what one that was cut off left is taken by the next.
 pub fn write_soon(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = path.with_extension(format!("maand-{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    file.write_all(content)?;
-    std::fs::rename(&temporary, path)
+    let temporary = path.with_extension("maand-new");
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        file.write_all(content)?;
+        std::fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        drop(std::fs::remove_file(&temporary));
+    }
+    written
 }
 
 /// A directory that is this user's alone, with its parents.

@@ -21,7 +21,7 @@ use crate::operations::Entry;
 use crate::reconcile::{Accepted, Place, Row as Known, Running};
 
 /// The ledger's schema; a newer one is refused.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -56,6 +56,12 @@ CREATE TABLE operation (
 -- The version last put in place or acted on; whether the whole tree was removed.
 ALTER TABLE allocation ADD COLUMN version TEXT NOT NULL DEFAULT '';
 ALTER TABLE allocation ADD COLUMN purged INTEGER NOT NULL DEFAULT 0;
+";
+
+/// What the third schema adds.
+const THIRD: &str = "
+-- JSON: what lists before `list` had otherwise, and may still be in place while that is being changed.
+ALTER TABLE allocation ADD COLUMN leaving TEXT NOT NULL DEFAULT '[]';
 ";
 
 /// Why the ledger could not be used.
@@ -115,9 +121,9 @@ impl Ledger {
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
         match found {
             SCHEMA => {}
-            0 | 1 => {
-                let tables = if found == 0 { TABLES } else { "" };
-                let script = format!("BEGIN; {tables} {SECOND} PRAGMA user_version = {SCHEMA}; COMMIT;");
+            0..SCHEMA => {
+                let steps = [TABLES, SECOND, THIRD].into_iter().skip(found as usize).collect::<String>();
+                let script = format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
                 // Into the file itself: an older package looks there before it is put in this one's place.
                 let whole = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
@@ -212,11 +218,11 @@ impl Ledger {
         self.lock()
             .prepare_cached(
                 "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, \
-                 version, purged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (alloc_id) DO UPDATE SET \
+                 version, purged, leaving) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (alloc_id) DO UPDATE SET \
                    bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
                    applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
                    running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged, \
-                   version = excluded.version, purged = excluded.purged",
+                   version = excluded.version, purged = excluded.purged, leaving = excluded.leaving",
             )
             .and_then(|mut upsert| {
                 let (bundle, applying) = match row.place {
@@ -238,6 +244,7 @@ impl Ledger {
                     json(&row.unmanaged),
                     row.version,
                     row.purged,
+                    json(&row.leaving),
                 ])
             })
             .during("writing an allocation")?;
@@ -292,8 +299,7 @@ impl Ledger {
     }
 }
 
-const COLUMNS: &str =
-    "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged";
+const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged, leaving";
 
 fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
     let connection = Connection::open(layout.ledger())?;
@@ -332,6 +338,7 @@ fn known(row: &Row<'_>) -> Result<Known> {
         serde_json::from_str(text).map_err(|error| Error::Damaged { what, why: error.to_string() })
     }
     let list: Bundle = from("a list", &text(4)?)?;
+    let leaving: Vec<shared::Entry> = from("a list", &text(13)?)?;
     let process: Process = from("a process", &text(6)?)?;
     let action: Option<ObservedAction> = optional(7)?.map(|text| from("an action", &text)).transpose()?;
     let running: Option<Running> = optional(8)?.map(|text| from("a run", &text)).transpose()?;
@@ -342,6 +349,7 @@ fn known(row: &Row<'_>) -> Result<Known> {
         job: text(1)?.parse().map_err(|e: shared::id::IdError| damaged("a job")(e.to_string()))?,
         place,
         list,
+        leaving,
         applied_ms: row.get(5).during("reading an allocation")?,
         process,
         action,

@@ -72,7 +72,7 @@ impl Workshop {
         let here: BTreeSet<_> = rows.iter().flat_map(|row| row.list.entries()).map(|e| (e.private, e.blob)).collect();
         let entries = list.entries().iter().map(|entry| ((entry.private, entry.blob), entry.len));
         let blobs = entries.filter(|(key, _)| !here.contains(key)).collect();
-        fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "early-")?;
+        fetch::blobs(&self.net, &self.client, &self.layout, &blobs, fetch::EARLY)?;
         tracing::info!(bundle = %digest, blobs = blobs.len(), "prefetched");
         Ok(list)
     }

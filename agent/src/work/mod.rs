@@ -233,7 +233,12 @@ impl Workshop {
         let alloc = wanted.alloc_id;
         let row = self.ledger.row(alloc).map_err(|e| Held::Ledger(chain(&e)))?;
         let row = row.unwrap_or_else(|| Row::new(alloc, wanted.job.clone()));
-        match next(wanted, &row) {
+        let step = next(wanted, &row);
+        // Who else works under this identity is not worked against; what runs already is followed to its end.
+        if self.client.heard().is_held() && !matches!(step, Step::Nothing | Step::Resume(_) | Step::Complete(_)) {
+            return Err(Held::Fetch("another agent works under this identity; maand-agent status".to_owned()));
+        }
+        match step {
             Step::Nothing => return Ok(false),
             Step::Resume(running) => self.resume(wanted, row, &running)?,
             Step::Place(bundle) => self.place(desired, wanted, row, bundle)?,

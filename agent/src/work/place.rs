@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{Mode, fchmod, fsync};
 use shared::api::v1::desired::{DesiredAllocation, DesiredState};
 use shared::api::v1::report::Phase;
 use shared::diagnostic::chain;
@@ -16,6 +16,7 @@ use crate::apply::survey::{mounted, survey};
 use crate::apply::tree::Tree;
 use crate::reconcile::{Place, Row};
 use crate::state::layout::Layout;
+use crate::state::ledger::Ledger;
 use crate::{alone, clock, failpoint, fetch};
 
 impl Workshop {
@@ -38,11 +39,12 @@ impl Workshop {
         let alone = alone::try_take(&self.layout.own(), row.job.as_str()).map_err(|error| apply(&error))?;
         let Some(_alone) = alone else { return Err(Held::Apply("maand-agent make is at work on it".to_owned())) };
         let tree = Tree::open(&self.layout.job(&row.job), true).map_err(|error| apply(&error))?;
-        let mut survey = survey(&tree, &row.list, &new, row.applied_ms).map_err(|error| apply(&error))?;
+        let before = row.before();
+        let mut survey = survey(&tree, &before, &new).map_err(|error| apply(&error))?;
         if wanted.action.as_ref().is_none_or(|action| action.kind.keeps_process()) {
             mounted(&tree, &self.layout.job(&row.job), &mut survey);
         }
-        let changes = plan(&row.list, &survey, &new).map_err(|error| apply(&error))?;
+        let mut changes = plan(&before, &survey, &new).map_err(|error| apply(&error))?;
         let mut blobs: BTreeMap<_, _> = changes
             .steps
             .iter()
@@ -53,33 +55,37 @@ impl Workshop {
                 _ => None,
             })
             .collect();
-        fetch::reuse(&tree, &self.layout, &row.list, &mut blobs);
+        fetch::reuse(&tree, &self.layout, before.entries(), &mut blobs);
         fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "").map_err(fetch)?;
 
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         // From here on only forward: what may be in place is either list's.
         failpoint::hit("intent::before");
-        let old = row.list.clone();
-        row.place = Place::Applying { to };
-        row.purged = false;
-        row.list = both(&old, &new);
+        let (leaving, was_private) = (before.leaving_for(&new), holds_private(before.entries()));
+        // Of a placement that was cut off: what was edited then is overwritten by now.
+        if matches!(row.place, Place::Applying { .. }) {
+            changes.drift.extend(std::mem::take(&mut row.drift));
+            changes.drift.sort();
+            changes.drift.dedup();
+        }
+        row = Row { place: Place::Applying { to }, purged: false, list: new, leaving, drift: changes.drift, ..row };
         self.save(&row)?;
         failpoint::hit("intent::after");
         // Closed before anything private is in it, opened only after nothing is.
-        let private = holds_private(&new);
+        let private = holds_private(row.list.entries());
         let closed = wanted.dir_mode.unwrap_or(if private { 0o700 } else { 0o755 });
+        let close = || fchmod(tree.root(), Mode::from_raw_mode(closed)).and_then(|()| fsync(tree.root()));
         if private {
-            fchmod(tree.root(), Mode::from_raw_mode(closed)).map_err(|error| apply(&error))?;
+            close().map_err(|error| apply(&error))?;
         }
         activate::activate(&tree, &self.layout, &changes.steps).map_err(|error| apply(&error))?;
-        if !private && (wanted.dir_mode.is_some() || holds_private(&old)) {
-            fchmod(tree.root(), Mode::from_raw_mode(closed)).map_err(|error| apply(&error))?;
+        if !private && (wanted.dir_mode.is_some() || was_private) {
+            close().map_err(|error| apply(&error))?;
         }
         row.place = Place::Whole(to);
         row.version.clone_from(&wanted.new_version);
-        row.list = new;
+        row.leaving = Vec::new();
         row.applied_ms = clock::now_ms();
-        row.drift = changes.drift;
         row.unmanaged = survey.unmanaged;
         self.save(&row)?;
         failpoint::hit("placed::after");
@@ -94,20 +100,26 @@ impl Workshop {
         Ok(())
     }
 
-    pub(super) fn remove_files(&self, mut row: Row) -> Result<(), Held> {
+    pub(super) fn remove_files(&self, row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
-        clear(&self.layout, &row).map_err(Held::Apply)?;
-        row.place = Place::Empty;
-        row.list = Bundle::default();
-        self.save(&row)
+        clear(&self.layout, &self.ledger, row).map_err(Held::Apply)
     }
 
-    pub(super) fn remove_tree(&self, row: Row) -> Result<(), Held> {
+    pub(super) fn remove_tree(&self, mut row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
+        let leaving = row.before().leaving_for(&Bundle::default());
+        row = Row { place: Place::Empty, list: Bundle::default(), leaving, ..row };
+        self.save(&row)?;
         let path = self.layout.job(&row.job);
         match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Held::Apply(chain(&error))),
+            _ => {}
+        }
+        // Gone for good, before anybody is told so.
+        let flushed = std::fs::File::open(self.layout.jobs()).and_then(|jobs| jobs.sync_all());
+        match flushed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Held::Apply(chain(&error))),
             _ => {}
         }
@@ -116,31 +128,28 @@ impl Workshop {
     }
 }
 
-/// Every path that either list has: what may be in place while one gives way to the other. Where both
-/// have it the new one's entry stands, which is what a redo expects.
-fn both(old: &Bundle, new: &Bundle) -> Bundle {
-    let extra = old.entries().iter().filter(|entry| new.get(entry.path.as_str()).is_none());
-    let all = new.entries().iter().chain(extra).cloned().collect();
-    // A file of one where the other has a directory: then the old list alone tells what to clear.
-    Bundle::new(all).unwrap_or_else(|_| old.clone())
-}
-
 /// Removes what bundles put into a job's directory, and `bin/`; `data/`, `logs/` and what is nobody's stay.
-pub fn clear(layout: &Layout, row: &Row) -> Result<(), String> {
+pub fn clear(layout: &Layout, ledger: &Ledger, row: Row) -> Result<(), String> {
     let failed = |error: &dyn std::error::Error| chain(error);
+    // Before the first file goes: what is left half-way is no whole bundle, whatever is wanted next.
+    let leaving = row.before().leaving_for(&Bundle::default());
+    let mut row = Row { place: Place::Empty, list: Bundle::default(), leaving, ..row };
+    ledger.save(&row).map_err(|error| failed(&error))?;
     let path = layout.job(&row.job);
-    if !path.is_dir() {
-        return Ok(());
+    if path.is_dir() {
+        let tree = Tree::open(&path, false).map_err(|error| failed(&error))?;
+        let nothing = Bundle::default();
+        let before = row.before();
+        let survey = survey(&tree, &before, &nothing).map_err(|error| failed(&error))?;
+        let changes = plan(&before, &survey, &nothing).map_err(|error| failed(&error))?;
+        activate::activate(&tree, layout, &changes.steps).map_err(|error| failed(&error))?;
+        // `bin` is the job's own while it lives; std does not follow links below it.
+        let bin = path.join("bin");
+        if bin.is_dir() && !bin.is_symlink() {
+            std::fs::remove_dir_all(&bin).map_err(|error| failed(&error))?;
+            fsync(tree.root()).map_err(|error| failed(&error))?;
+        }
     }
-    let tree = Tree::open(&path, false).map_err(|error| failed(&error))?;
-    let nothing = Bundle::default();
-    let survey = survey(&tree, &row.list, &nothing, row.applied_ms).map_err(|error| failed(&error))?;
-    let changes = plan(&row.list, &survey, &nothing).map_err(|error| failed(&error))?;
-    activate::activate(&tree, layout, &changes.steps).map_err(|error| failed(&error))?;
-    // `bin` is the job's own while it lives; std does not follow links below it.
-    let bin = path.join("bin");
-    if bin.is_dir() && !bin.is_symlink() {
-        std::fs::remove_dir_all(&bin).map_err(|error| failed(&error))?;
-    }
-    Ok(())
+    row.leaving = Vec::new();
+    ledger.save(&row).map_err(|error| failed(&error))
 }

@@ -5,18 +5,21 @@
 pub enum Kind {
     /// A certificate that was replaced is still used.
     Copied,
+    /// Two machines take turns with one identity: it gets no work until an operator says which one it is.
+    Quarantined,
     /// An enrolment for it was refused.
     JoinRefused,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Copied, Self::JoinRefused];
+    pub const ALL: [Self; 3] = [Self::Quarantined, Self::Copied, Self::JoinRefused];
 
     /// Its word in the catalog and in JSON.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Copied => "copied_certificate",
+            Self::Quarantined => "quarantined",
             Self::JoinRefused => "join_refused",
         }
     }
@@ -29,7 +32,7 @@ impl Kind {
     /// Whether somebody may be at work under the worker's name, or be kept from it: more than a try that failed.
     pub const fn is_grave(self) -> bool {
         match self {
-            Self::Copied => true,
+            Self::Quarantined | Self::Copied => true,
             Self::JoinRefused => false,
         }
     }
@@ -40,6 +43,10 @@ impl Kind {
             Self::Copied => format!(
                 "end the agent on the machine that is not {host}; if you do not know it: maand agent revoke {host}, then \
                  maand agent token {host} for the machine that stays; maand agent resolve {host} ends the alarm"
+            ),
+            Self::Quarantined => format!(
+                "stop maand-agent on the machine that is not {host}, then maand agent resolve {host}; if the key may be in \
+                 wrong hands: maand agent revoke {host}, and maand agent token {host} for the machine that stays"
             ),
             Self::JoinRefused => {
                 format!("maand agent token {host} gives a new token; maand agent resolve {host} ends the alarm")

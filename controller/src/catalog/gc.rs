@@ -238,6 +238,7 @@ pub fn end_worker(connection: &Connection, worker: WorkerId, now_ms: i64) -> Res
         "observed_unknown",
         "agent_contact",
         "agent_alarm",
+        "agent_session",
         "recovering",
         "worker_gone",
     ] {

@@ -17,6 +17,7 @@ pub mod read;
 pub mod recover;
 pub mod rollout;
 pub mod schema;
+pub mod sessions;
 pub mod write;
 
 use std::path::{Path, PathBuf};

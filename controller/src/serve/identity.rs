@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use shared::api::SESSION_HEADER;
 use shared::{BucketId, WorkerId};
 use x509_parser::extensions::GeneralName;
 
@@ -14,7 +15,7 @@ use super::State;
 use super::error::Refusal;
 use crate::admission::alarm::Kind;
 use crate::admission::certificate::{Verdict, judge};
-use crate::catalog::identities;
+use crate::catalog::{identities, sessions};
 use crate::clock;
 use crate::telemetry::Line;
 
@@ -83,6 +84,26 @@ pub(crate) struct Caller {
     pub(crate) fingerprint: [u8; 32],
     /// sha256 of its certificate's SubjectPublicKeyInfo.
     pub(crate) key: [u8; 32],
+    /// Number of its start, if it says one.
+    pub(crate) session: Option<u64>,
+}
+
+/// Whether an older start asks, and what it is told.
+pub(crate) fn check_session(asked: Option<u64>, last: Option<u64>) -> Result<(), Refusal> {
+    match (asked, last) {
+        (Some(asked), Some(last)) if asked < last => Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "superseded",
+            "another agent has started with this identity since: this one changes nothing any more",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What is told to a worker that two machines speak for.
+pub(crate) fn quarantined() -> Refusal {
+    let message = "two machines take turns under this identity: an operator has to say which one it is (maand why)";
+    Refusal::new(StatusCode::CONFLICT, "quarantined", message)
 }
 
 impl FromRequestParts<Arc<State>> for Caller {
@@ -103,7 +124,8 @@ impl FromRequestParts<Arc<State>> for Caller {
             }
         };
         let address = parts.extensions.get::<From>().map(|from| from.0);
-        let known = state.database.read(move |connection| identities::known(connection, &fingerprint)).await?;
+        let (known, (last, is_quarantined)) =
+            state.database.read(move |c| Ok((identities::known(c, &fingerprint)?, sessions::last(c, worker)?))).await?;
         let now_ms = clock::now_ms();
         match judge(known.as_ref(), worker, now_ms) {
             Verdict::Admit { is_first } => {
@@ -116,7 +138,13 @@ impl FromRequestParts<Arc<State>> for Caller {
         if !state.rates.allow(worker, clock::instant()) {
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many requests from this worker"));
         }
-        Ok(Self { worker, fingerprint, key })
+        let session = parts.headers.get(SESSION_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        check_session(session, last)?;
+        // What bears no number is about the identity alone.
+        if session.is_some() && is_quarantined {
+            return Err(quarantined());
+        }
+        Ok(Self { worker, fingerprint, key, session })
     }
 }
 

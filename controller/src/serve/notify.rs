@@ -67,7 +67,7 @@ impl Wakers {
     }
 
     /// These look again.
-    fn nudge_some(&self, workers: impl Iterator<Item = WorkerId>) {
+    pub(crate) fn nudge_some(&self, workers: impl Iterator<Item = WorkerId>) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for worker in workers {
             if let Some(sender) = all.get(&worker) {

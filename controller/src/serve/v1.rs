@@ -8,6 +8,7 @@ mod logs;
 mod packs;
 mod renew;
 mod reports;
+mod session;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(crate) fn router(state: Arc<State>, peer: Peer, address: SocketAddr) -> Rout
         .route(v1::ENROL, post(enrol::enrol).layer(DefaultBodyLimit::max(v1::ENROL_CAP)))
         .route(v1::SELF, get(renew::whoami))
         .route(v1::RENEW, post(renew::renew).layer(DefaultBodyLimit::max(v1::ENROL_CAP)))
+        .route(v1::SESSION, post(session::open).layer(DefaultBodyLimit::max(v1::ENROL_CAP)))
         .route(v1::DESIRED, get(desired::desired))
         .route(&format!("{}/{{digest}}", v1::BUNDLES), get(bundles::bundle))
         .route(v1::PACKS, post(packs::pack).layer(DefaultBodyLimit::max(v1::WANT_CAP)))

@@ -7,7 +7,7 @@ pub mod v1;
 pub const PROTOCOL_HEADER: &str = "maand-protocol";
 /// This program's protocol. A controller speaks to agents two minor versions older.
 pub const PROTOCOL: &str = "1.0";
-/// Request header with the number of the agent's session (a start of the process).
+/// Request header with the number of the agent's session (a start of the process), as the controller gave it.
 pub const SESSION_HEADER: &str = "maand-session";
 /// Response header with the request's id, as in the controller's log.
 pub const REQUEST_ID_HEADER: &str = "maand-request-id";

@@ -1,6 +1,7 @@
 //! Who an agent is, over years: renewal, its end, revocation, copies, clocks.
 
 mod clock;
+mod clones;
 mod expiry;
 mod renewal;
 mod revocation;

@@ -87,6 +87,7 @@ const PAGES: &[(&str, &str)] = &[
     page!("0091"),
     page!("0092"),
     page!("0093"),
+    page!("0094"),
 ];
 
 /// Runs it.

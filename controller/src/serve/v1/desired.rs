@@ -14,13 +14,13 @@ use shared::api::v1::MAX_WAIT_S;
 use shared::api::v1::desired::{Envelope, Fence};
 
 use crate::admission::certificate::{Verdict, judge};
-use crate::catalog::{desired, identities, observed};
+use crate::catalog::{desired, identities, observed, sessions};
 use crate::clock;
 use crate::serve::State;
 use crate::serve::connection::touch;
 use crate::serve::ended;
 use crate::serve::error::Refusal;
-use crate::serve::identity::{Caller, refuse};
+use crate::serve::identity::{Caller, check_session, quarantined, refuse};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Ask {
@@ -33,7 +33,7 @@ pub(super) struct Ask {
 
 pub(super) async fn desired(
     Held(state): Held<Arc<State>>,
-    Caller { worker, fingerprint, .. }: Caller,
+    Caller { worker, fingerprint, session, .. }: Caller,
     ask: Result<Query<Ask>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(ask) = ask.map_err(|error| Refusal::bad(error.body_text()))?;
@@ -49,9 +49,11 @@ pub(super) async fn desired(
     loop {
         watched.mark_unchanged();
         // Asked again each time: a certificate may be revoked while its request waits.
-        let (known, document) = state
+        let (known, document, (last, is_quarantined)) = state
             .database
-            .read(move |c| Ok((identities::known(c, &fingerprint)?, desired::document(c, worker)?)))
+            .read(move |c| {
+                Ok((identities::known(c, &fingerprint)?, desired::document(c, worker)?, sessions::last(c, worker)?))
+            })
             .await?;
         let now_ms = clock::now_ms();
         match judge(known.as_ref(), worker, now_ms) {
@@ -59,6 +61,10 @@ pub(super) async fn desired(
             // Its agent uses a newer one by now: this was on its way.
             Verdict::Superseded { is_copy: false } => return Ok(nothing(false)),
             refused => return Err(refuse(&state, worker, None, refused, now_ms).await?),
+        }
+        check_session(session, last)?;
+        if is_quarantined {
+            return Err(quarantined());
         }
         let told = document.as_ref().map(|(fence, _)| *fence);
         if let Some(accepted) = after.filter(|after| !has_said && told.is_none_or(|told| *after > told)) {

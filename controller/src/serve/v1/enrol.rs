@@ -17,7 +17,7 @@ use shared::{BlobDigest, WorkerId, token};
 
 use super::renew;
 use super::reports::rejected;
-use crate::catalog::{self, agents, identities};
+use crate::catalog::{self, agents, identities, sessions};
 use crate::clock;
 use crate::serve::State;
 use crate::serve::error::Refusal;
@@ -149,5 +149,6 @@ fn redeem(
     agents::redeem(connection, &asked.id, worker, &key, &renew::record(&issued, key), asked.now_ms)?;
     // An operator has said who the worker is.
     identities::settle(connection, worker, None)?;
+    sessions::forget_turns(connection, worker)?;
     Ok(Ok((answer(issued.pem), true)))
 }

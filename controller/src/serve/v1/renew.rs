@@ -62,7 +62,10 @@ pub(super) async fn proven(
     let known = state.database.read(move |c| identities::known(c, &fingerprint)).await?;
     let now_ms = clock::now_ms();
     match judge(known.as_ref(), worker, now_ms) {
-        Verdict::Admit { .. } => answer(state, Caller { worker, fingerprint, key }, spki).await,
+        Verdict::Admit { .. } => {
+            let caller = Caller { worker, fingerprint, key, session: None };
+            answer(state, caller, spki).await
+        }
         refused => Err(refuse(state, worker, Some(address), refused, now_ms).await?),
     }
 }
@@ -104,7 +107,7 @@ fn issue_next(
     spki: &[u8],
     now_ms: i64,
 ) -> catalog::Result<Result<(RenewResponse, bool), Refusal>> {
-    let Caller { worker, fingerprint, key } = caller;
+    let Caller { worker, fingerprint, key, .. } = caller;
     let asked = fingerprint_of(spki);
     let given = |certificate: String, generation: u64| RenewResponse {
         certificate,

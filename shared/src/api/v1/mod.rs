@@ -10,6 +10,7 @@ pub mod logs;
 pub mod operation;
 pub mod renew;
 pub mod report;
+pub mod session;
 pub mod want;
 
 /// `POST`: join token and CSR for a certificate, or CSR and a proof with the key of a certificate that has ended; the
@@ -17,6 +18,8 @@ pub mod want;
 pub const ENROL: &str = "/v1/enrol";
 /// `GET`: whose certificate this is.
 pub const SELF: &str = "/v1/self";
+/// `POST`: a start of the agent; its number is in every later request.
+pub const SESSION: &str = "/v1/self/session";
 /// `POST`: a new certificate before the old one ends.
 pub const RENEW: &str = "/v1/self/renew";
 /// `GET`: the worker's desired state, as a long poll.

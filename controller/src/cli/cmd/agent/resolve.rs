@@ -3,7 +3,7 @@
 use serde_json::json;
 use shared::text::clean;
 
-use crate::catalog::{identities, read};
+use crate::catalog::{identities, read, sessions};
 use crate::cli::Context;
 use crate::failure::Failure;
 use crate::serve::notify::wake;
@@ -11,7 +11,7 @@ use crate::serve::notify::wake;
 /// End the alarms about a worker's identity
 ///
 /// For an operator who has looked at them (maand why HOST). What they were about is not changed by it: a copy of the
-/// identity that is still in use raises its alarm again.
+/// identity that is still in use raises its alarm again. A worker that was quarantined gets work again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "When a certificate was copied, or a machine cloned, and you know which machine is to stay:\n  maand agent \
@@ -32,6 +32,7 @@ pub fn run(args: &Resolve, context: &Context) -> Result<(), Failure> {
     let id = worker.worker_id;
     let (alarms, ended) = catalog.write(|tx| {
         let alarms = identities::alarms(tx)?.remove(&id).unwrap_or_default();
+        sessions::forget_turns(tx, id)?;
         Ok((alarms, identities::settle(tx, id, None)?))
     })?;
     wake(&context.bucket);

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use shared::text::clean;
 
+use crate::admission::alarm::{Alarm, Kind};
 use crate::catalog::{agents, gc, identities, observed, read};
 use crate::cli::Context;
 use crate::cli::table::{Table, time};
@@ -12,7 +13,7 @@ use crate::failure::Failure;
 /// List each worker's agent: whether it is there, and what it has heard
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "state:\n  not joined  no agent has joined: run maand agent token HOST\n  revoked     \
-    its certificates were ended, by maand agent revoke: run maand agent token HOST\n  online      \
+    its certificates were ended, by maand agent revoke: run maand agent token HOST\n  quarantined  two machines take turns under its name: see alarm, and maand why HOST\n  online      \
     connected now\n  offline     not heard of since last_seen\n\nupdate_seq is that of the desired state which the \
     agent accepted; compare it with maand info.\ncertificate_end: agents renew by themselves, after a third of the certificate's life (agent_certs_ttl in maand.conf).\n\
     clock_ms: the worker's clock less this one.\nrefused: why the agent did not accept what it was offered.\nalarm: what is wrong \
@@ -45,9 +46,14 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     for (id, host, gone_ms) in listed.chain(gone) {
         let agent = said.get(&id);
         let contact = contacts.get(&id);
+        let quarantined = |id| {
+            let alarms: Option<&Vec<Alarm>> = alarms.get(id);
+            alarms.is_some_and(|alarms| alarms.iter().any(|alarm| alarm.kind == Kind::Quarantined))
+        };
         let state = match (joined.contains_key(&id), contact) {
             (false, _) if shut_out.contains_key(&id) => "revoked",
             (false, _) => "not joined",
+            (true, _) if quarantined(&id) => "quarantined",
             (true, Some(contact)) if contact.is_online(now_ms) => "online",
             (true, _) => "offline",
         };
