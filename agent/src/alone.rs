@@ -15,11 +15,14 @@ use rustix::fs::{FlockOperation, flock};
 use crate::clock;
 use crate::state::durable;
 
+/// A job's lock, for as long as it is held.
+pub type Alone = File;
+
 /// How often a lock that is held is asked for.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The lock of a job, if nobody has it. `own` is the agent's own directory.
-pub fn try_take(own: &Path, job: &str) -> io::Result<Option<File>> {
+pub fn try_take(own: &Path, job: &str) -> io::Result<Option<Alone>> {
     let dir = own.join("alone");
     durable::private_dir(&dir)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join(job))?;
@@ -31,7 +34,7 @@ pub fn try_take(own: &Path, job: &str) -> io::Result<Option<File>> {
 }
 
 /// The lock of a job; `None` when it is not free until `end`, or nobody wants it any more.
-pub fn take(own: &Path, job: &str, end: Instant, unwanted: impl Fn() -> bool) -> io::Result<Option<File>> {
+pub fn take(own: &Path, job: &str, end: Instant, unwanted: impl Fn() -> bool) -> io::Result<Option<Alone>> {
     loop {
         let taken = try_take(own, job)?;
         if taken.is_some() || clock::instant() >= end || unwanted() {

@@ -21,7 +21,7 @@ use crate::service::Service;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
-use crate::{clock, health, job_logs, local, machine, poll, reconcile, run, unit};
+use crate::{by_hand, clock, health, job_logs, local, machine, poll, reconcile, run, unit};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -48,6 +48,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Enrol with a token of `maand agent token HOST`, and write the settings
+    ///
+    /// Makes a key that never leaves this machine and gets a certificate for it. The token is good once, and
+    /// names the controller: no other one is believed.
+    #[command(
+        after_long_help = "Examples:\n  maand-agent join https://10.0.0.254:7443 TOKEN   as the controller printed it\n  \
+        maand-agent join https://10.0.0.254:7443 - < token\n  \
+        maand-agent join URL TOKEN --replace             in place of the identity here"
+    )]
     Join {
         /// The controller, https://host:port
         url: String,
@@ -69,6 +77,12 @@ enum Command {
         now: bool,
     },
     /// Serve this worker, in the foreground
+    ///
+    /// Asks the controller what should run here, puts it in place, runs it, checks it and reports. With the
+    /// controller away, what runs goes on. Under systemd it says when it is ready.
+    #[command(
+        after_long_help = "Examples:\n  maand-agent run\n  maand-agent run --controller https://127.0.0.1:7443   a tunnel"
+    )]
     Run {
         /// Dial this address instead of the one in the settings
         #[arg(long, value_name = "URL")]
@@ -100,12 +114,15 @@ enum Command {
     /// An agent does not run with an identity that was made on another machine: of two machines with one identity
     /// neither could be trusted. A copy of a worker joins anew instead.
     #[command(
-        after_long_help = "After a change of /etc/machine-id on the same machine:\n  maand-agent adopt\n\nOn a machine that \
-        was made from an image of a worker, instead:\n  maand agent token HOST      on the controller, and here the line that it \
-        prints, with --replace"
+        after_long_help = "Examples:\n  maand-agent adopt         after /etc/machine-id was changed, on the same machine\n\nOn a \
+        machine that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; here, the \
+        line that it prints, with --replace"
     )]
     Adopt,
     /// Show what this agent accepted and what it has in place; needs no controller
+    #[command(
+        after_long_help = "Examples:\n  maand-agent status\n  maand-agent status --json | jq '.allocations[].job'"
+    )]
     Status {
         /// As JSON
         #[arg(long)]
@@ -115,7 +132,10 @@ enum Command {
     ///
     /// As the agent runs one, with the same variables, and never at the same time as the agent itself: what
     /// is at work on the job is waited for. Nothing is deployed, and the controller is not asked.
-    #[command(after_long_help = "Example:\n  maand-agent make api restart")]
+    ///
+    /// A job that was stopped this way stays stopped, as with `maand job stop`, until it is started by hand or
+    /// a deploy rolls it.
+    #[command(after_long_help = "Examples:\n  maand-agent make api restart\n  maand-agent make api stop")]
     Make {
         /// The job
         job: String,
@@ -142,6 +162,9 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         jobs: Vec<String>,
     },
+    /// The process between `make` and make
+    #[command(name = "__make", hide = true)]
+    Between { job: String, target: String },
     /// What a job wrote, for its controller
     #[command(name = "__logs", hide = true)]
     ShowLogs {
@@ -189,13 +212,20 @@ pub fn main() -> ExitCode {
             machine::record(&identity, config.bucket_id).map(drop)
         }),
         Command::Status { json } => status(&cli.config, json),
-        Command::Make { job, target } => Config::load(&cli.config).and_then(|c| local::make(&c, &job, &target)),
+        Command::Make { job, target } => match by_hand::make(&cli.config, &job, &target) {
+            Ok(ended) => return ended,
+            Err(problem) => Err(problem),
+        },
+        Command::Between { job, target } => {
+            Config::load(&cli.config).and_then(|config| by_hand::between(&config, &job, &target))
+        }
         Command::Logs { job, tail, follow } => {
             Config::load(&cli.config).and_then(|config| local::logs(&config, &job, tail as usize, follow))
         }
-        Command::Runner { bucket, target, jobs } => {
-            Config::load(&cli.config).and_then(|config| local::runner(&config, &bucket, &target, &jobs))
-        }
+        Command::Runner { bucket, target, jobs } => match local::runner(&cli.config, &bucket, &target, &jobs) {
+            Ok(ended) => return ended,
+            Err(problem) => Err(problem),
+        },
         Command::ShowLogs { dir, tail, follow } => {
             let shown = job_logs::show(&dir, tail as usize, follow, MOST_SHOWN, &mut std::io::stdout().lock());
             shown.map_err(|error| {
@@ -312,6 +342,7 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
             () = reporting => {}
             () = renewing.keep() => {}
             () = health::watch(shop.clone()) => {}
+            () = by_hand::notice(shop.clone()) => {}
             () = shop.clone().send_late_after_reports() => {}
             _ = term.recv() => {}
             _ = int.recv() => {}

@@ -1,6 +1,7 @@
 //! Edge: HTTP to the controller, typed by `shared::api`. Every answer has a cap, every call a limit.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufReader, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -23,11 +24,12 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 use crate::clock;
+use crate::receive::receive;
 
 /// Time to connect, the handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence while an answer comes in.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// Time for a small exchange.
 const SHORT: Duration = Duration::from_secs(30);
 /// Time for a bundle's list or a pack, its length aside.
@@ -55,6 +57,9 @@ pub enum Failed {
     /// Not of the message's form.
     #[error("the answer is not of its form")]
     Form(#[source] serde_json::Error),
+    /// It comes, but so slowly that trying anew is better.
+    #[error("the answer comes too slowly: {0} bytes in {1} s")]
+    TooSlow(u64, u64),
     /// Where the answer should go.
     #[error("the answer cannot be stored")]
     Store(#[source] std::io::Error),
@@ -403,11 +408,21 @@ impl Client {
     }
 
     /// A bundle's list.
-    pub async fn bundle(&self, digest: &BundleDigest, base: Option<&BundleDigest>) -> Result<BundleAnswer, Failed> {
+    ///
+    /// It goes through `scratch`, an empty file: as text it may be longer than what it stands for, and memory is
+    /// for the latter alone.
+    pub async fn bundle(
+        &self,
+        digest: &BundleDigest,
+        base: Option<&BundleDigest>,
+        mut scratch: File,
+    ) -> Result<BundleAnswer, Failed> {
         let base = base.map(|base| format!("?base={base}")).unwrap_or_default();
         let path = format!("{}/{digest}{base}", v1::BUNDLES);
         let response = self.send(self.request(Method::GET, &path, LONG)).await?;
-        serde_json::from_slice(&read(response, v1::BUNDLE_CAP).await?).map_err(Failed::Form)
+        receive(response, 0, v1::BUNDLE_CAP as u64, &mut scratch).await?;
+        scratch.seek(SeekFrom::Start(0)).map_err(Failed::Store)?;
+        serde_json::from_reader(BufReader::with_capacity(64 << 10, scratch)).map_err(Failed::Form)
     }
 
     /// Fetches a pack into `out`, whose first `have` bytes are there already and carry `etag`. Returns
@@ -425,23 +440,11 @@ impl Client {
         if let (1.., Some(etag)) = (have, etag) {
             request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, etag);
         }
-        let mut response = self.send(request).await?;
+        let response = self.send(request).await?;
         let tag = response.headers().get(ETAG).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
         began(tag, resumed).map_err(Failed::Store)?;
-        let mut total = if resumed { have } else { 0 };
-        loop {
-            let chunk = match tokio::time::timeout(SILENCE, response.chunk()).await {
-                Ok(chunk) => chunk.map_err(Failed::Transport)?,
-                Err(_) => return Err(Failed::Store(std::io::ErrorKind::TimedOut.into())),
-            };
-            let Some(chunk) = chunk else { return Ok(()) };
-            total += chunk.len() as u64;
-            if total > cap {
-                return Err(Failed::TooLong(usize::try_from(cap).unwrap_or(usize::MAX)));
-            }
-            out.write_all(&chunk).map_err(Failed::Store)?;
-        }
+        receive(response, if resumed { have } else { 0 }, cap, out).await
     }
 
     /// Sends a report; durable with the controller when this returns `Ok`.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use shared::api::v1::want::{BundleAnswer, WantList};
 use shared::pack::{self, PackError, Sink};
@@ -65,10 +65,12 @@ pub enum Error {
 pub fn list(
     net: &Handle,
     client: &Client,
+    layout: &Layout,
     digest: BundleDigest,
     base: Option<(BundleDigest, &Bundle)>,
 ) -> Result<Bundle, Error> {
-    let answer = net.block_on(client.bundle(&digest, base.map(|(base, _)| base).as_ref()));
+    let scratch = scratch(&layout.download(&format!("list-{}", digest.hex())))?;
+    let answer = net.block_on(client.bundle(&digest, base.map(|(base, _)| base).as_ref(), scratch));
     let answer = answer.map_err(|source| Error::Call { what: "a bundle's list", source })?;
     let wrong = |source| Error::List { digest, source };
     let bundle = match (answer, base) {
@@ -80,6 +82,16 @@ pub fn list(
     };
     failpoint::hit("fetch::after_list");
     Ok(bundle)
+}
+
+/// An empty file that has no name any more.
+fn scratch(path: &Path) -> Result<File, Error> {
+    let failed = |operation| move |source| Error::Store { operation, path: path.to_owned(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(path).map_err(failed("open"))?;
+    std::fs::remove_file(path).map_err(failed("remove"))?;
+    Ok(file)
 }
 
 /// Brings every blob of `wanted` (digest → length, private or not) into the store. `by` keeps the files
@@ -149,7 +161,8 @@ fn fetch_pack(
     let fetched = net.block_on(client.pack(&want, have, tag.as_deref(), cap, began, &mut file));
     let fetched = fetched.map_err(|source| Error::Call { what: "a pack", source });
     if let Err(error) = fetched {
-        if matches!(&error, Error::Call { source: Failed::TooLong(_) | Failed::Refused { .. }, .. }) {
+        // A controller that is busy, or had trouble, has the rest of the same pack later.
+        if matches!(&error, Error::Call { source: Failed::TooLong(_) | Failed::Refused { status: ..429, .. }, .. }) {
             drop(std::fs::remove_file(&path));
         }
         return Err(error);

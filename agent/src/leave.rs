@@ -15,7 +15,7 @@ use crate::report::{self, Transient};
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::clear;
-use crate::{local, machine, renew, unit};
+use crate::{by_hand, machine, renew, unit};
 
 /// What an operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,10 +129,10 @@ fn stop(config: &Config, ledger: &Ledger, rows: &[Row]) -> Result<(), Diagnostic
     use shared::api::v1::report::Process;
     let mut failed = Vec::new();
     for row in rows.iter().filter(|row| row.process != Process::Stopped) {
-        match local::make(config, row.job.as_str(), "stop") {
+        match by_hand::between(config, row.job.as_str(), "stop") {
             Ok(()) => {
                 say(format_args!("job {}: stopped", row.job));
-                let stopped = Row { process: Process::Stopped, running: None, ..row.clone() };
+                let stopped = Row { process: Process::Stopped, running: None, ..ledger_row(ledger, row)? };
                 ledger.save(&stopped).map_err(|error| state("the ledger cannot be written").cause(&error))?;
             }
             Err(problem) => {

@@ -11,6 +11,7 @@
 
 pub mod alone;
 pub mod apply;
+pub mod by_hand;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -28,6 +29,7 @@ pub mod logs;
 pub mod machine;
 pub mod operations;
 pub mod poll;
+mod receive;
 pub mod reconcile;
 pub mod renew;
 pub mod report;

@@ -1,17 +1,13 @@
-//! Edge: what people do on the worker itself, with the controller away or not: make targets, and the older
-//! `runner.py` that hands them on.
-#![expect(clippy::disallowed_methods, reason = "edge: runs make, reads jobs.json, writes runner.py")]
+//! Edge: what people do on the worker itself, with the controller away or not: looking at logs of jobs, and the
+//! older `runner.py` that hands make targets on (`by_hand.rs`).
+#![expect(clippy::disallowed_methods, reason = "edge: reads jobs.json, writes runner.py")]
 
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::ExitCode;
 
 use serde::Deserialize;
 use shared::api::v1::desired::{DesiredAllocation, DesiredState, RunState};
-use shared::api::v1::operation::is_target;
 use shared::text::closest;
 use shared::{Code, Diagnostic, JobName};
 
@@ -20,71 +16,18 @@ use crate::reconcile::Place;
 use crate::state::durable;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
-use crate::work::environment;
-use crate::{alone, clock, job_logs};
+use crate::{by_hand, job_logs};
 
-/// How long what the agent itself runs is waited for.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// Longest jobs.json that is read, bytes.
 const LONGEST: u64 = 16 << 20;
 
-fn unusable(what: &str) -> Diagnostic {
+/// The agent's own state is not as it should be.
+pub fn unusable(what: &str) -> Diagnostic {
     Diagnostic::new(Code::AgentState, what)
 }
 
-/// Runs a make target of a job that is deployed here, as the agent would, and never beside it.
-pub fn make(config: &Config, job: &str, target: &str) -> Result<(), Diagnostic> {
-    if !is_target(target) {
-        let problem = Diagnostic::new(Code::Usage, format!("{target:?} is not a name of a make target"));
-        return Err(problem.remedy("a letter or digit, then letters, digits, _ . -"));
-    }
-    let layout = Layout::new(&config.root, config.bucket_id);
-    let (_, before) = wanted(&layout, job)?;
-    let name = before.job.as_str();
-    let failed = |error: &dyn std::error::Error| unusable("the job's lock cannot be used").cause(error);
-    let taken = match alone::try_take(&layout.own(), name).map_err(|error| failed(&error))? {
-        Some(taken) => Some(taken),
-        None => {
-            drop(writeln!(
-                std::io::stderr(),
-                "waiting for what is at work on {name}, at most {} s",
-                PATIENCE.as_secs()
-            ));
-            alone::take(&layout.own(), name, clock::instant() + PATIENCE, || false).map_err(|error| failed(&error))?
-        }
-    };
-    let Some(_alone) = taken else {
-        let message = format!("job {name}: something else was at work on it for {} s", PATIENCE.as_secs());
-        return Err(unusable(&message).remedy("maand-agent status; then try again"));
-    };
-    // As it is by now.
-    let (desired, wanted) = wanted(&layout, job)?;
-    placed(&layout, &wanted)?;
-    // What the job makes has the usual modes.
-    let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let status = Command::new("make")
-        .args(["-s", "-C"])
-        .arg(layout.job(&wanted.job))
-        .arg(target)
-        .env_clear()
-        .envs(environment(&desired, &wanted))
-        .status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => {
-            let how = match (status.code(), status.signal()) {
-                (Some(code), _) => format!("failed with exit code {code}"),
-                (None, signal) => format!("was ended by signal {}", signal.unwrap_or_default()),
-            };
-            Err(Diagnostic::new(Code::ActionFailed, format!("job {name}: make {target} {how}"))
-                .remedy(format_args!("its output is above; maand-agent logs {name} shows what it wrote itself")))
-        }
-        Err(error) => Err(unusable("make cannot be run").cause(&error).remedy("install make on this worker")),
-    }
-}
-
 /// A job as this worker was last told of it.
-fn wanted(layout: &Layout, job: &str) -> Result<(DesiredState, DesiredAllocation), Diagnostic> {
+pub fn wanted(layout: &Layout, job: &str) -> Result<(DesiredState, DesiredAllocation), Diagnostic> {
     let failed = |error: &dyn std::error::Error| unusable("the ledger cannot be read").cause(error);
     let accepted = Ledger::view(layout)?.accepted().map_err(|error| failed(&error))?;
     let Some((_, payload)) = accepted else {
@@ -106,7 +49,7 @@ fn wanted(layout: &Layout, job: &str) -> Result<(DesiredState, DesiredAllocation
 }
 
 /// Whether its files are in place.
-fn placed(layout: &Layout, wanted: &DesiredAllocation) -> Result<(), Diagnostic> {
+pub fn placed(layout: &Layout, wanted: &DesiredAllocation) -> Result<(), Diagnostic> {
     let failed = |error: &dyn std::error::Error| unusable("the ledger cannot be read").cause(error);
     let row = Ledger::view(layout)?.row(wanted.alloc_id).map_err(|error| failed(&error))?;
     if row.is_some_and(|row| matches!(row.place, Place::Whole(_))) {
@@ -143,18 +86,19 @@ struct Listed {
 
 /// What `runner.py` hands on (`spec/behaviour.md` 5.2): the target in each of the jobs, one after the other;
 /// the first that fails ends it.
-pub fn runner(config: &Config, bucket: &str, target: &str, jobs: &[String]) -> Result<(), Diagnostic> {
+pub fn runner(path: &Path, bucket: &str, target: &str, jobs: &[String]) -> Result<ExitCode, Diagnostic> {
+    let config = Config::load(path)?;
     if bucket != config.bucket_id.to_string() {
         let problem = unusable(&format!("this agent is of bucket {}, not of {bucket}", config.bucket_id));
         return Err(problem.remedy("use the runner.py in that bucket's directory"));
     }
-    let path = Layout::new(&config.root, config.bucket_id).jobs_json();
-    let failed = |error: &dyn std::error::Error| unusable("jobs.json cannot be read").at(path.display()).cause(error);
-    let length = std::fs::metadata(&path).map_err(|error| failed(&error))?.len();
+    let list = Layout::new(&config.root, config.bucket_id).jobs_json();
+    let failed = |error: &dyn std::error::Error| unusable("jobs.json cannot be read").at(list.display()).cause(error);
+    let length = std::fs::metadata(&list).map_err(|error| failed(&error))?.len();
     if length > LONGEST {
-        return Err(unusable("jobs.json is longer than it can be").at(path.display()));
+        return Err(unusable("jobs.json is longer than it can be").at(list.display()));
     }
-    let text = std::fs::read(&path).map_err(|error| failed(&error))?;
+    let text = std::fs::read(&list).map_err(|error| failed(&error))?;
     let listed: Vec<Listed> = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
     let starts = ["start", "restart"].contains(&target);
     let chosen: Vec<&str> = if jobs.is_empty() {
@@ -162,7 +106,13 @@ pub fn runner(config: &Config, bucket: &str, target: &str, jobs: &[String]) -> R
     } else {
         jobs.iter().map(String::as_str).filter(|name| listed.iter().any(|job| job.job == *name)).collect()
     };
-    chosen.into_iter().try_for_each(|job| make(config, job, target))
+    for job in chosen {
+        let ended = by_hand::make(path, job, target)?;
+        if ended != ExitCode::SUCCESS {
+            return Ok(ended);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Where this program is.

@@ -398,7 +398,7 @@ impl Workshop {
 }
 
 /// What is known of a job's process after a target went well; `None` for targets that say nothing of it.
-fn process_after(target: &str) -> Option<Process> {
+pub fn process_after(target: &str) -> Option<Process> {
     match target {
         "start" | "restart" | "reload" => Some(Process::Started),
         "stop" => Some(Process::Stopped),

@@ -72,16 +72,19 @@ pub async fn poll(
                     tracing::info!("controller_reached");
                     said.clear();
                 }
-                attempt = 0;
                 if let Some(clock_ms) = clock_ms {
                     shop.heard(clock_ms);
                 }
                 match answer {
                     Polled::Newer(envelope) => {
-                        offered(config, client, ledger, layout, shop, last.as_ref(), &envelope).await;
-                        config.poll_interval_seconds.map(|s| Duration::from_secs(s.into()))
+                        let is_taken = offered(config, client, ledger, layout, shop, last.as_ref(), envelope).await;
+                        // The controller would offer the same again at once.
+                        let delay = (!is_taken).then(|| RETRY.delay(attempt, clock::random()));
+                        attempt = if is_taken { 0 } else { attempt.saturating_add(1) };
+                        delay.max(config.poll_interval_seconds.map(|s| Duration::from_secs(s.into())))
                     }
                     Polled::Nothing(pause) => {
+                        attempt = 0;
                         // It ends, and is away for a while without a poll that fails.
                         reached &= pause.is_none();
                         pause.or(config.poll_interval_seconds.map(|s| Duration::from_secs(s.into())))
@@ -118,6 +121,7 @@ fn brings_work(ledger: &Ledger, offered: &DesiredState) -> bool {
     known.map_or(!offered.allocations.is_empty(), |known| known.allocations != offered.allocations)
 }
 
+/// False when the document is not taken, whatever the reason: it has to be asked for again, later.
 async fn offered(
     config: &Config,
     client: &Client,
@@ -125,15 +129,18 @@ async fn offered(
     layout: &Layout,
     shop: &Arc<Workshop>,
     last: Option<&Accepted>,
-    envelope: &Envelope,
-) {
+    envelope: Envelope,
+) -> bool {
     let refuse = |why: String| {
         tracing::error!(reason = why, "desired_refused");
         shop.transient.refused(Some(why));
+        false
     };
     let Ok(payload) = BASE64.decode(envelope.payload.as_bytes()) else {
         return refuse("the document is no base64".to_owned());
     };
+    // It may be long, and what follows needs memory of its own.
+    drop(envelope);
     let state: DesiredState = match serde_json::from_slice(&payload) {
         Ok(state) => state,
         Err(error) => return refuse(format!("the document is not of its form: {error}")),
@@ -145,31 +152,31 @@ async fn offered(
         // what is not the newest any more is not begun.
         match client.desired(Some(state.fence), 0).await {
             Ok((Polled::Nothing(_), _)) if asked.elapsed() < FRESH => {}
-            Ok(_) => return tracing::info!(fence = %state.fence, "desired_superseded"),
+            Ok(_) => {
+                tracing::info!(fence = %state.fence, "desired_superseded");
+                return true;
+            }
             Err(error) => {
                 tracing::warn!(error = chain(&error), fence = %state.fence, "desired_unconfirmed");
-                return tokio::time::sleep(RETRY.delay(0, clock::random())).await;
+                return false;
             }
         }
     }
     match verdict(config.bucket_id, config.worker_id, last, &state, &hash) {
-        Verdict::Same => {}
-        Verdict::Refuse(why) => {
-            refuse(why);
-            // The controller would offer the same again at once.
-            tokio::time::sleep(Duration::from_secs(5)).await;
-        }
+        Verdict::Same => true,
+        Verdict::Refuse(why) => refuse(why),
         Verdict::Accept => {
             if let Err(error) = ledger.accept(&Accepted { fence: state.fence, hash }, &payload) {
                 tracing::error!(error = chain(&error), "accept_failed");
                 // A report needs no disk: whoever looks there learns of it.
                 shop.transient.refused(Some(format!("{} cannot be written down: {}", state.fence, chain(&error))));
-                return tokio::time::sleep(Duration::from_secs(5)).await;
+                return false;
             }
             tracing::info!(fence = %state.fence, "desired_accepted");
             shop.transient.refused(None);
             describe(layout, &state);
             shop.set(state);
+            true
         }
     }
 }

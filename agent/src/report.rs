@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use shared::api::v1::facts::WorkerFacts;
 use shared::api::v1::health::ObservedHealth;
-use shared::api::v1::report::{MAX_PATHS, ObservedAllocation, Phase, Report};
+use shared::api::v1::report::{Fetched, MAX_PATHS, ObservedAllocation, Phase, Report};
 use shared::backoff::Backoff;
 use shared::{AllocId, JobName};
 use tokio::sync::Notify;
@@ -36,6 +36,8 @@ pub struct Transient {
     refused: Mutex<Option<String>>,
     /// How each job that has checks answers.
     health: Mutex<BTreeMap<AllocId, ObservedHealth>>,
+    /// What was downloaded last, for each allocation.
+    fetched: Mutex<HashMap<AllocId, Fetched>>,
     /// Counts what is worth a report, so that one report answers for all that came before it.
     news: AtomicU64,
     now: Notify,
@@ -105,6 +107,11 @@ impl Transient {
         news
     }
 
+    /// Files were downloaded for an allocation.
+    pub fn fetched(&self, alloc: AllocId, fetched: Fetched) {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).insert(alloc, fetched);
+    }
+
     /// The last desired state was refused, or no longer.
     pub fn refused(&self, why: Option<String>) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,6 +171,7 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
         drift: first(row.drift),
         unmanaged: first(row.unmanaged),
         health,
+        fetched: None,
     }
 }
 
@@ -239,6 +247,7 @@ fn report(
     let accepted = ledger.accepted()?.map(|(accepted, _)| accepted.fence);
     let mut doing = transient.doing();
     let mut health = transient.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let fetched = transient.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut allocations: Vec<_> = ledger
         .rows()?
         .into_iter()
@@ -249,6 +258,9 @@ fn report(
     allocations.extend(
         doing.into_iter().map(|(alloc, doing)| observed(Row::new(alloc, doing.job.clone()), Some(doing), None)),
     );
+    for observed in &mut allocations {
+        observed.fetched = fetched.get(&observed.alloc_id).cloned();
+    }
     Ok(Report {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         session,

@@ -16,6 +16,7 @@ use crate::bundle::store::place;
 use crate::catalog::{self, Catalog, gc as rows};
 use crate::paths::BucketDir;
 use crate::recover::FromBackup;
+use crate::tally::Tally;
 
 /// Compression level: mostly what is compressed already, or small.
 const LEVEL: i32 = 3;
@@ -59,13 +60,19 @@ pub struct Summary {
 
 /// Writes the archive to `to`, which must not exist; it has its name once it is whole and on the disk. The caller
 /// keeps content from being swept meanwhile.
-pub fn write(bucket: &BucketDir, to: &Path, with_workspace: bool, now_ms: i64) -> Result<Summary, Error> {
+pub fn write(
+    bucket: &BucketDir,
+    to: &Path,
+    with_workspace: bool,
+    now_ms: i64,
+    tally: &Tally,
+) -> Result<Summary, Error> {
     if to.symlink_metadata().is_ok() {
         return Err(Error::Exists(to.to_owned()));
     }
     let partial = beside(to, &format!(".partial-{}", std::process::id()));
     let copy = bucket.data().join(format!("backup-{}.db", std::process::id()));
-    let written = archive(bucket, &partial, &copy, with_workspace, now_ms).and_then(|mut summary| {
+    let written = archive(bucket, &partial, &copy, with_workspace, now_ms, tally).and_then(|mut summary| {
         let failed = |operation| io_error(operation, to);
         // Somebody may have made it meanwhile.
         let flags = rustix::fs::RenameFlags::NOREPLACE;
@@ -102,6 +109,7 @@ fn archive(
     copy: &Path,
     with_workspace: bool,
     now_ms: i64,
+    tally: &Tally,
 ) -> Result<Summary, Error> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial);
     let file = file.map_err(io_error("create", partial))?;
@@ -109,11 +117,14 @@ fn archive(
     let mut into = Archive { tar: tar::Builder::new(encoder), partial, now_ms, summary: Summary::default() };
 
     drop(std::fs::remove_file(copy));
+    tally.begin("copying the catalog", 0);
     Catalog::back_up(&bucket.database(), copy)?;
     let (blobs, _) = Catalog::open(copy)?.read(|tx| rows::blobs_in_use(tx))?;
     into.file("data/maand.db", copy, 0o600)?;
+    tally.begin("archiving content", blobs.len());
     for digest in &blobs {
         into.blob(bucket, digest)?;
+        tally.add(1);
     }
     // Secrets after the catalog: a key is made before anything is sealed with it.
     let note = serde_json::to_vec(&FromBackup { made_ms: now_ms }).unwrap_or_default();
@@ -126,6 +137,7 @@ fn archive(
         into.file("maand.conf", &bucket.conf(), 0o644)?;
     }
     if with_workspace {
+        tally.begin("archiving the workspace", 0);
         into.tree(&bucket.workspace())?;
     }
     let encoder = into.tar.into_inner().map_err(io_error("write", partial))?;

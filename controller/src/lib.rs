@@ -31,6 +31,7 @@ pub mod permissions;
 pub mod secrets;
 pub mod serve;
 pub mod service;
+pub mod tally;
 pub mod telemetry;
 pub mod tls;
 

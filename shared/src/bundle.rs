@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::{BlobDigest, BundleDigest, RelPath};
 
 /// Most files in one bundle.
-pub const MAX_ENTRIES: usize = 100_000;
+pub const MAX_ENTRIES: usize = 50_000;
 /// Largest file, in bytes (64 GiB).
 pub const MAX_FILE: u64 = 64 << 30;
 
@@ -64,7 +64,7 @@ pub enum BundleError {
         len: u64,
     },
     /// More than [`MAX_ENTRIES`].
-    #[error("{0} files, more than 100000")]
+    #[error("{0} files, more than 50000")]
     TooMany(usize),
     /// The list is not the one that the digest names.
     #[error("the list has digest {actual}, not {expected}")]

@@ -36,8 +36,8 @@ pub enum PackError {
     /// A blob that nobody asked for, or one twice, or out of order.
     #[error("pack has blob {0}, which was not asked for or is out of order")]
     Unwanted(BlobDigest),
-    /// Content that is not what its name says.
-    #[error("blob {expected} of the pack has other content: {actual}, {len} bytes")]
+    /// Content that is not what its name says. All others were handed on.
+    #[error("{count} blobs of the pack have other content, the first of them {expected}: {actual}, {len} bytes")]
     Content {
         /// Its name.
         expected: BlobDigest,
@@ -45,6 +45,8 @@ pub enum PackError {
         actual: BlobDigest,
         /// How long it is.
         len: u64,
+        /// How many are wrong.
+        count: usize,
     },
     /// The pack ended before all wanted blobs had come.
     #[error("pack ends with {missing} of the wanted blobs missing")]
@@ -133,7 +135,8 @@ pub trait Sink {
 }
 
 /// Reads a pack that must hold exactly the blobs of `wants` (digest → length), no more, no fewer,
-/// each once, and hands each to `sink` when its content was verified.
+/// each once, and hands each to `sink` when its content was verified. A wrong one is left out, and the ones
+/// behind it are still read: it alone has to be fetched again.
 ///
 /// # Errors
 /// Everything that is not what [`write`] makes, at the first sign of it. Memory stays bounded
@@ -145,6 +148,7 @@ pub fn read<S: Sink>(source: impl Read, wants: &BTreeMap<BlobDigest, u64>, sink:
     // Content padded to blocks, a header each, two end blocks and the tar writer's record padding.
     let body: u64 = wants.values().map(|len| len.div_ceil(512).saturating_add(1).saturating_mul(512)).sum();
     let mut left = wants.iter().peekable();
+    let mut wrong = None;
     {
         let mut archive = tar::Archive::new(decoder.by_ref().take(body.saturating_add(10_240)));
         for entry in archive.entries().map_err(io_error("reading the archive"))?.raw(true) {
@@ -168,10 +172,15 @@ pub fn read<S: Sink>(source: impl Read, wants: &BTreeMap<BlobDigest, u64>, sink:
             let mut writer = crate::digest::HashingWriter::new(blob);
             io::copy(&mut entry, &mut writer).map_err(io_error("unpacking a blob"))?;
             let (blob, actual, written) = writer.finish();
-            if actual != digest || written != len {
-                return Err(PackError::Content { expected: digest, actual, len: written });
+            if written != len {
+                return Err(form("a blob that ends before its length"));
             }
-            sink.commit(&digest, blob).map_err(io_error("storing a blob"))?;
+            if actual == digest {
+                sink.commit(&digest, blob).map_err(io_error("storing a blob"))?;
+            } else {
+                let first = wrong.get_or_insert((digest, actual, len, 0));
+                first.3 += 1;
+            }
         }
     }
     let missing = left.count();
@@ -185,9 +194,12 @@ pub fn read<S: Sink>(source: impl Read, wants: &BTreeMap<BlobDigest, u64>, sink:
         return Err(form("bytes behind the archive"));
     }
     let mut inner = decoder.finish();
-    match inner.read(&mut [0u8; 1]).map_err(io_error("reading the end"))? {
-        0 => Ok(()),
-        _ => Err(form("bytes behind the compressed frame")),
+    if inner.read(&mut [0u8; 1]).map_err(io_error("reading the end"))? != 0 {
+        return Err(form("bytes behind the compressed frame"));
+    }
+    match wrong {
+        None => Ok(()),
+        Some((expected, actual, len, count)) => Err(PackError::Content { expected, actual, len, count }),
     }
 }
 
@@ -256,6 +268,19 @@ mod tests {
         let mut memory = Memory::default();
         assert!(matches!(read(&out[..], &wants, &mut memory), Err(PackError::Content { .. })));
         assert!(memory.0.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_blob_costs_that_blob() {
+        let (wants, bytes) = blobs(&[b"one", b"two", b"three", b"four"]);
+        let spoilt = *wants.keys().nth(1).unwrap();
+        let mut out = Vec::new();
+        let content = |d: &BlobDigest| if *d == spoilt { vec![b'x'; bytes[d].len()] } else { bytes[d].clone() };
+        write(&wants, |d| Ok(io::Cursor::new(content(d))), &mut out).unwrap();
+        let mut memory = Memory::default();
+        let error = read(&out[..], &wants, &mut memory).unwrap_err();
+        assert!(matches!(error, PackError::Content { expected, count: 1, .. } if expected == spoilt), "{error}");
+        assert_eq!((memory.0.len(), memory.0.contains_key(&spoilt)), (3, false));
     }
 
     #[test]

@@ -18,23 +18,23 @@ use shared::{BucketId, WorkerId, token};
 
 use crate::support::{bucket, hosts};
 
-type Shown = Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>;
+pub(crate) type Shown = Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>;
 
-fn bucket_id(bucket: &Bucket) -> BucketId {
+pub(crate) fn bucket_id(bucket: &Bucket) -> BucketId {
     let info = bucket.maand(&["info", "--json"]).expect(0).stdout;
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
     info["bucket_id"].as_str().unwrap().parse().unwrap()
 }
 
 /// A client of `bucket`'s controller that shows any certificate, or none.
-struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
-    fn new(bucket: &Bucket, shown: Shown) -> Self {
+    pub(crate) fn new(bucket: &Bucket, shown: Shown) -> Self {
         let roots = CertificateDer::pem_file_iter(bucket.path("secrets/agent-ca.crt")).unwrap();
         let trust = Trust::Roots {
             roots: roots.map(Result::unwrap).collect(),
@@ -47,7 +47,7 @@ impl Client {
     }
 
     /// Status and body; `None` when the connection was refused.
-    fn call(&self, path: &str, body: Option<String>, headers: &[(&str, &str)]) -> Option<(u16, Vec<u8>)> {
+    pub(crate) fn call(&self, path: &str, body: Option<String>, headers: &[(&str, &str)]) -> Option<(u16, Vec<u8>)> {
         let url = format!("{}{path}", self.base);
         self.runtime.block_on(async {
             let mut request = match body {
@@ -63,12 +63,12 @@ impl Client {
         })
     }
 
-    fn get(&self, path: &str) -> Option<u16> {
+    pub(crate) fn get(&self, path: &str) -> Option<u16> {
         self.call(path, None, &[]).map(|(status, _)| status)
     }
 }
 
-fn own(bucket: &Bucket, host: &str) -> Shown {
+pub(crate) fn own(bucket: &Bucket, host: &str) -> Shown {
     let state = bucket.dir().join("agents").join(host).join("state");
     let loaded = Identity::new(&state, bucket_id(bucket)).load().unwrap();
     Some(loaded.newest().unwrap().shown())

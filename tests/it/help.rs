@@ -1,4 +1,4 @@
-//! The help of every command, as a new user reads it at 80 columns: `help.txt`.
+//! The help of every command, as a new user reads it at 80 columns: `help.txt`, `help-agent.txt`.
 //! `MAAND_BLESS=1` writes it anew, to be read before it is committed.
 
 use std::fmt::Write as _;
@@ -10,8 +10,16 @@ use crate::support::bare;
 /// Columns of the terminal.
 const WIDTH: &str = "80";
 
-fn help(bucket: &Bucket, words: &[&str]) -> String {
-    let mut command = bucket.command(&[words, &["--help"]].concat());
+fn help(bucket: &Bucket, program: &str, words: &[&str]) -> String {
+    let all = [words, &["--help"]].concat();
+    let mut command = match program {
+        "maand" => bucket.command(&all),
+        _ => {
+            let mut command = std::process::Command::new(&bucket.programs().agent);
+            command.env_clear().args(all);
+            command
+        }
+    };
     let output = command.env("COLUMNS", WIDTH).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -30,23 +38,38 @@ fn commands(command: &clap::Command, words: &[String], into: &mut Vec<Vec<String
 
 #[test]
 fn the_help_of_every_command() {
+    blessed("maand", &controller::cli::command(), "help.txt");
+}
+
+#[test]
+fn the_help_of_every_command_of_the_agent() {
+    let command = agent::cli::command();
+    blessed("maand-agent", &command, "help-agent.txt");
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        let long = below.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+        assert!(long.starts_with("Example"), "maand-agent {} has no examples", below.get_name());
+    }
+}
+
+/// Compares the help of a program and of each of its commands with the file that was read and committed.
+fn blessed(program: &str, root: &clap::Command, file: &str) {
     let bucket = bare();
     let (mut all, mut long) = (Vec::new(), Vec::new());
-    commands(&controller::cli::command(), &[], &mut all, &mut long);
+    commands(root, &[], &mut all, &mut long);
     assert!(long.is_empty(), "{}", long.join("\n"));
     let mut text = String::new();
     for words in all {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let shown = help(&bucket, &words);
+        let shown = help(&bucket, program, &words);
         for line in shown.lines() {
             assert!(line.chars().count() <= 80, "{words:?}: {line}");
         }
-        writeln!(text, "$ maand {}\n{}", [&words[..], &["--help"]].concat().join(" "), shown.trim_end()).unwrap();
-        text.push('\n');
+        let line = [&[program], &words[..], &["--help"]].concat().join(" ");
+        writeln!(text, "$ {line}\n{}\n", shown.trim_end()).unwrap();
     }
     // No blanks at the ends of lines, which nobody sees.
     let text: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("it/help.txt");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("it").join(file);
     if std::env::var_os("MAAND_BLESS").is_some() {
         std::fs::write(&path, text).unwrap();
         return;
@@ -57,7 +80,7 @@ fn the_help_of_every_command() {
     let near = |of: &str| of.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
     assert!(
         known == text,
-        "help.txt, line {}: MAAND_BLESS=1 writes it anew\nwas:\n{}\nis:\n{}",
+        "{file}, line {}: MAAND_BLESS=1 writes it anew\nwas:\n{}\nis:\n{}",
         at + 1,
         near(&known),
         near(&text)

@@ -237,6 +237,7 @@ impl Ledger {
             problem: None,
             drift: Vec::new(),
             unmanaged: Vec::new(),
+            fetched: None,
             health: asked(row.alloc_id).then(|| ObservedHealth {
                 state: HealthState::Healthy,
                 action: row.action.as_ref().map(|action| action.id),

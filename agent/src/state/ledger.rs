@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -102,6 +103,8 @@ impl<T> During<T> for rusqlite::Result<T> {
 #[derive(Debug)]
 pub struct Ledger {
     connection: Mutex<Connection>,
+    /// SQLite's count of what others wrote, as it was looked at last.
+    version: AtomicI64,
     _lock: Option<File>,
 }
 
@@ -140,7 +143,7 @@ impl Ledger {
         let session: u64 = connection
             .query_row("UPDATE agent SET session = session + 1 RETURNING session", [], |row| row.get(0))
             .map_err(|error| failed(&error))?;
-        Ok((Self { connection: Mutex::new(connection), _lock: Some(lock) }, session))
+        Ok((Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: Some(lock) }, session))
     }
 
     /// Opens it for looking, beside a running agent.
@@ -150,7 +153,7 @@ impl Ledger {
             return Err(state_problem(layout).note("there is none yet").remedy("start maand-agent run"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
-        Ok(Self { connection: Mutex::new(connection), _lock: None })
+        Ok(Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -249,6 +252,27 @@ impl Ledger {
             })
             .during("writing an allocation")?;
         Ok(())
+    }
+
+    /// Writes down what is known of an allocation's process, beside a running agent. Durable when this returns.
+    pub fn save_process(&self, alloc: AllocId, process: Process) -> Result<()> {
+        self.lock()
+            .execute(
+                "UPDATE allocation SET process = ?2 WHERE alloc_id = ?1",
+                params![alloc.to_string(), json(&process)],
+            )
+            .during("writing down what runs")?;
+        Ok(())
+    }
+
+    /// Whether another process has written since this was asked last.
+    pub fn changed_elsewhere(&self) -> Result<bool> {
+        let now: i64 = self
+            .lock()
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut version| version.query_row([], |row| row.get(0)))
+            .during("looking for what others wrote")?;
+        Ok(self.version.swap(now, Ordering::Relaxed) != now)
     }
 
     /// Every operation that was taken up and not forgotten, by id.

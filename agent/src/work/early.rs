@@ -66,7 +66,7 @@ impl Workshop {
     }
 
     fn prefetch_one(&self, digest: BundleDigest) -> Result<Bundle, fetch::Error> {
-        let list = fetch::list(&self.net, &self.client, digest, None)?;
+        let list = fetch::list(&self.net, &self.client, &self.layout, digest, None)?;
         // What is in place somewhere is taken from there when its time comes.
         let rows = self.ledger.rows().unwrap_or_default();
         let here: BTreeSet<_> = rows.iter().flat_map(|row| row.list.entries()).map(|e| (e.private, e.blob)).collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rustix::fs::{Mode, fchmod, fsync};
 use shared::api::v1::desired::{DesiredAllocation, DesiredState};
-use shared::api::v1::report::Phase;
+use shared::api::v1::report::{Fetched, Phase};
 use shared::diagnostic::chain;
 use shared::{Bundle, BundleDigest};
 
@@ -35,9 +35,13 @@ impl Workshop {
             Place::Whole(digest) => Some((digest, &row.list)),
             Place::Empty | Place::Applying { .. } => None,
         };
-        let new = fetch::list(&self.net, &self.client, to, base).map_err(fetch)?;
-        let alone = alone::try_take(&self.layout.own(), row.job.as_str()).map_err(|error| apply(&error))?;
-        let Some(_alone) = alone else { return Err(Held::Apply("maand-agent make is at work on it".to_owned())) };
+        let started_ms = clock::now_ms();
+        let began = clock::instant();
+        let new = fetch::list(&self.net, &self.client, &self.layout, to, base).map_err(fetch)?;
+        let _alone = self.alone(&row)?;
+        // Somebody may have stopped it by hand since the row was read.
+        let now = self.ledger.row(row.alloc_id).map_err(|error| Held::Ledger(chain(&error)))?;
+        row.process = now.map_or(row.process, |now| now.process);
         let tree = Tree::open(&self.layout.job(&row.job), true).map_err(|error| apply(&error))?;
         let before = row.before();
         let mut survey = survey(&tree, &before, &new).map_err(|error| apply(&error))?;
@@ -57,6 +61,17 @@ impl Workshop {
             .collect();
         fetch::reuse(&tree, &self.layout, before.entries(), &mut blobs);
         fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "").map_err(fetch)?;
+        let action = wanted.action.as_ref();
+        let fetched = Fetched {
+            bundle: to,
+            started_ms,
+            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            files: blobs.len() as u64,
+            bytes: blobs.values().sum(),
+            action: action.map(|action| action.kind),
+            run_id: action.map(|action| action.run_id),
+        };
+        self.transient.fetched(row.alloc_id, fetched);
 
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         // From here on only forward: what may be in place is either list's.
@@ -100,14 +115,23 @@ impl Workshop {
         Ok(())
     }
 
+    /// The job's lock: whoever moves its files has it.
+    fn alone(&self, row: &Row) -> Result<alone::Alone, Held> {
+        let taken = alone::try_take(&self.layout.own(), row.job.as_str());
+        let taken = taken.map_err(|error| Held::Apply(chain(&error)))?;
+        taken.ok_or_else(|| Held::Apply("maand-agent make is at work on it".to_owned()))
+    }
+
     pub(super) fn remove_files(&self, row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
+        let _alone = self.alone(&row)?;
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         clear(&self.layout, &self.ledger, row).map_err(Held::Apply)
     }
 
     pub(super) fn remove_tree(&self, mut row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
+        let _alone = self.alone(&row)?;
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
         let leaving = row.before().leaving_for(&Bundle::default());
         row = Row { place: Place::Empty, list: Bundle::default(), leaving, ..row };

@@ -10,6 +10,7 @@ pub mod desired;
 pub mod gc;
 pub mod identities;
 pub mod kv;
+pub mod logged;
 pub mod observed;
 pub mod operations;
 pub mod publish;

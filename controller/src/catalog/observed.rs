@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared::api::v1::desired::Fence;
 use shared::api::v1::facts::WorkerFacts;
-use shared::api::v1::report::{ObservedAllocation, Report};
-use shared::{AllocId, WorkerId};
+use shared::api::v1::report::{Fetched, ObservedAllocation, Report};
+use shared::{AllocId, Host, JobName, WorkerId};
 
 use super::{During, Error, Result, from_json, operations, parsed, to_json};
 use crate::model::Promoted;
@@ -15,12 +15,14 @@ use crate::model::Promoted;
 const ONLINE_MS: i64 = 75_000;
 
 /// What became of a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
     /// It is newer than what was there; the count is of allocations and operations that are not the worker's and were left out.
     New {
         /// How many.
         foreign: usize,
+        /// Downloads that were not reported before, by job.
+        fetched: Vec<(JobName, Fetched)>,
     },
     /// It is as old as, or older than, what was there.
     Stale,
@@ -66,7 +68,7 @@ pub fn accept(connection: &Connection, worker: WorkerId, report: &Report, now_ms
             ])
         })
         .during("recording a report")?;
-    let (mut foreign, mut unknown) = (0, Vec::new());
+    let (mut foreign, mut unknown, mut fetched) = (0, Vec::new(), Vec::new());
     for observed in &report.allocations {
         let told: Option<String> = connection
             .prepare_cached("SELECT worker_id FROM desired_allocation WHERE alloc_id = ?1")
@@ -85,6 +87,11 @@ pub fn accept(connection: &Connection, worker: WorkerId, report: &Report, now_ms
                 foreign += 1;
                 continue;
             }
+        }
+        if let Some(new) = &observed.fetched
+            && last_fetched(connection, observed.alloc_id)?.as_ref() != Some(new)
+        {
+            fetched.push((observed.job.clone(), new.clone()));
         }
         connection
             .prepare_cached(
@@ -107,7 +114,27 @@ pub fn accept(connection: &Connection, worker: WorkerId, report: &Report, now_ms
     }
     record_unknown(connection, &id, &unknown)?;
     foreign += operations::report(connection, worker, &report.operations, now_ms)?;
-    Ok(Accepted::New { foreign })
+    Ok(Accepted::New { foreign, fetched })
+}
+
+/// What was reported before as downloaded last for an allocation.
+fn last_fetched(connection: &Connection, alloc: AllocId) -> Result<Option<Fetched>> {
+    let known: Option<String> = connection
+        .prepare_cached("SELECT observed FROM observed_allocation WHERE alloc_id = ?1")
+        .and_then(|mut select| select.query_row([alloc.to_string()], |row| row.get(0)).optional())
+        .during("reading what an agent reported")?;
+    let known: Option<ObservedAllocation> =
+        known.map(|json| from_json("observed_allocation.observed", &json)).transpose()?;
+    Ok(known.and_then(|known| known.fetched))
+}
+
+/// A worker's name; `None` when it is in the catalog no more.
+pub fn host(connection: &Connection, worker: WorkerId) -> Result<Option<Host>> {
+    let host: Option<String> = connection
+        .prepare_cached("SELECT host FROM worker WHERE worker_id = ?1")
+        .and_then(|mut select| select.query_row([worker.to_string()], |row| row.get(0)).optional())
+        .during("looking up a worker")?;
+    host.map(|host| parsed("worker.host", &host)).transpose()
 }
 
 /// An agent asks for what comes after a desired state that the catalog has never told it: that it accepted it

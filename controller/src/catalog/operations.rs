@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::api::v1::logs::Stream;
-use shared::api::v1::operation::{MAX_OPEN, MAX_SCRIPTS, ObservedOperation, Operation, Work};
+use shared::api::v1::operation::{MAX_BYTES, MAX_OPEN, ObservedOperation, Operation};
 use shared::{OperationId, WorkerId};
 
 use super::{During, Result, from_json, parsed, to_json};
 
 /// How long what is closed stays for whoever wants to look, milliseconds.
 const KEPT_MS: i64 = 24 * 3600 * 1000;
+
+/// Most bytes of one operation's output that are kept for who follows it. Agents cut each of its two
+/// streams to 2 MiB; what a job's logs say may be followed for long.
+const MAX_OUTPUT: u64 = 256 << 20;
 
 /// What became of adding one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,12 +29,14 @@ pub enum Added {
 /// Adds an operation to its worker's desired state. To be followed by [`moved`] in the same transaction.
 pub fn add(connection: &Connection, worker: WorkerId, asked: &Operation, now_ms: i64) -> Result<Added> {
     let open = of_worker(connection, worker)?;
-    let length = |work: &Work| if let Work::Script { body } = work { body.len() } else { 0 };
-    let scripts: usize = open.iter().map(|asked| length(&asked.work)).sum();
-    if open.len() >= MAX_OPEN || scripts + length(&asked.work) > MAX_SCRIPTS {
+    let asked_json = to_json("operation.asked", asked)?;
+    let mut bytes = asked_json.len();
+    for open in &open {
+        bytes += to_json("operation.asked", open)?.len();
+    }
+    if open.len() >= MAX_OPEN || bytes > MAX_BYTES {
         return Ok(Added::Full);
     }
-    let asked_json = to_json("operation.asked", asked)?;
     connection
         .prepare_cached(
             "INSERT INTO operation (operation_id, worker_id, position, asked, state, created_at, not_after) \
@@ -255,8 +261,16 @@ fn known(connection: &Connection, worker: WorkerId, id: OperationId) -> Result<b
         .during("looking up an operation")
 }
 
-/// Takes in a stretch of output, for whoever follows.
+/// Takes in a stretch of output, for whoever follows. What is more than an agent sends of one operation
+/// is left to the logs.
 pub fn append(connection: &Connection, output: &Output) -> Result<()> {
+    let kept: u64 = connection
+        .prepare_cached("SELECT coalesce(sum(length(bytes)), 0) FROM operation_output WHERE operation_id = ?1")
+        .and_then(|mut select| select.query_row([output.id.to_string()], |row| row.get(0)))
+        .during("measuring output")?;
+    if kept > MAX_OUTPUT {
+        return Ok(());
+    }
     connection
         .prepare_cached("INSERT INTO operation_output (operation_id, stream, omitted, bytes) VALUES (?1, ?2, ?3, ?4)")
         .and_then(|mut insert| {
@@ -276,7 +290,7 @@ mod tests {
     use crate::catalog::Catalog;
     use crate::model::Worker;
     use shared::RunId;
-    use shared::api::v1::operation::{Ended, MAX_SCRIPT};
+    use shared::api::v1::operation::{Ended, MAX_SCRIPT, Work};
     use uuid::Uuid;
 
     fn worker(n: u128) -> Worker {
@@ -379,9 +393,10 @@ mod tests {
         catalog.write(|tx| tidy(tx, KEPT_MS + 1)).unwrap();
         let rows: u64 = catalog.connection().query_row("SELECT count(*) FROM operation", [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0);
-        for n in 10..18 {
+        for n in 10..13 {
             assert_eq!(catalog.write(|tx| add(tx, worker, &script(n, MAX_SCRIPT), 0)).unwrap(), Added::Yes);
         }
-        assert_eq!(catalog.write(|tx| add(tx, worker, &script(20, 1), 0)).unwrap(), Added::Full);
+        assert_eq!(catalog.write(|tx| add(tx, worker, &script(20, MAX_SCRIPT), 0)).unwrap(), Added::Full);
+        assert_eq!(catalog.write(|tx| add(tx, worker, &script(20, 1), 0)).unwrap(), Added::Yes);
     }
 }

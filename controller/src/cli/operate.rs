@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::said::{command, label, problem};
 use super::Context;
+use super::ui::command_line;
 use crate::catalog::{Catalog, agents, observed, read};
 use crate::clock;
 use crate::config::Settings;
@@ -211,7 +212,8 @@ impl<'a> Session<'a> {
             self.context.ui.say(format_args!("no maand serve runs: serving agents on {address} meanwhile"));
             self.server = Some(server);
         }
-        self.write(Line { event: Some("command_begin"), ..Line::default() });
+        let cmd = command_line();
+        self.write(Line { event: Some("command_begin"), cmd: Some(&cmd), ..Line::default() });
         Ok(())
     }
 

@@ -1,11 +1,21 @@
 //! Edge: what is printed. Data goes to standard output, talk to standard error.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use shared::Diagnostic;
 use shared::text::clean;
+
+use crate::tally::{Tally, is_wanted, template};
+
+/// What is over before nobody waits for.
+const AFTER: Duration = Duration::from_secs(1);
+/// How often a bar is drawn.
+const FRAME: Duration = Duration::from_millis(100);
 
 /// The operator's terminal, or what stands in its place.
 #[derive(Debug)]
@@ -18,6 +28,10 @@ pub struct Ui {
     quiet: bool,
     /// The same of standard output.
     colour_out: bool,
+    /// Progress is shown.
+    progress: bool,
+    /// The bar that is on the terminal.
+    bar: Mutex<Option<ProgressBar>>,
     /// Lines of several threads must not mix.
     lock: Mutex<()>,
 }
@@ -27,12 +41,22 @@ impl Ui {
     pub fn new(json: bool, no_color: bool) -> Self {
         let interactive = std::io::stderr().is_terminal();
         let colour_out = std::io::stdout().is_terminal() && !no_color && !json;
-        Self { json, interactive, colour: interactive && !no_color, colour_out, quiet: false, lock: Mutex::new(()) }
+        let term = term();
+        Self {
+            json,
+            interactive,
+            colour: interactive && !no_color,
+            colour_out,
+            quiet: false,
+            progress: is_wanted(interactive, json, term.as_deref()),
+            bar: Mutex::default(),
+            lock: Mutex::new(()),
+        }
     }
 
     /// For what has been said already.
     pub fn quiet() -> Self {
-        Self { quiet: true, ..Self::new(false, true) }
+        Self { quiet: true, progress: false, ..Self::new(false, true) }
     }
 
     /// Whether the user asked for JSON.
@@ -48,7 +72,7 @@ impl Ui {
     /// A line of data. A closed pipe is not an error: the reader has what it wanted.
     pub fn out(&self, line: impl std::fmt::Display) {
         let _guard = self.lock.lock();
-        drop(writeln!(std::io::stdout(), "{line}"));
+        self.beside_bar(|| drop(writeln!(std::io::stdout(), "{line}")));
     }
 
     /// The command's result as one JSON document.
@@ -72,13 +96,60 @@ impl Ui {
         }
     }
 
+    /// Does what may take long, and shows how far it is once it has taken a second.
+    pub fn watched<T>(&self, tally: &Tally, work: impl FnOnce() -> T) -> T {
+        if !self.progress {
+            return work();
+        }
+        let (ended, end) = channel::<()>();
+        std::thread::scope(move |scope| {
+            scope.spawn(move || self.draw(tally, &end));
+            // Dropped also by what unwinds.
+            let _ended = ended;
+            work()
+        })
+    }
+
+    /// Draws until the other side of `end` is gone; leaves nothing behind.
+    fn draw(&self, tally: &Tally, end: &Receiver<()>) {
+        if end.recv_timeout(AFTER) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
+        loop {
+            let stage = tally.stage();
+            if let Ok(style) = ProgressStyle::with_template(template(stage)) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_length(stage.total);
+            bar.set_position(stage.done);
+            bar.set_message(stage.what);
+            bar.tick();
+            if end.recv_timeout(FRAME) != Err(RecvTimeoutError::Timeout) {
+                break;
+            }
+        }
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        bar.finish_and_clear();
+    }
+
+    /// Prints with the bar out of the way.
+    fn beside_bar(&self, print: impl FnOnce()) {
+        let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     /// A line of talk.
     pub fn say(&self, line: impl std::fmt::Display) {
         if self.quiet {
             return;
         }
         let _guard = self.lock.lock();
-        drop(writeln!(std::io::stderr(), "{line}"));
+        self.beside_bar(|| drop(writeln!(std::io::stderr(), "{line}")));
     }
 
     /// Something that deserves attention but stops nothing.
@@ -115,6 +186,23 @@ impl Ui {
     pub fn paint_out(&self, colour: &str, text: &str) -> String {
         if self.colour_out { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// What the environment says of the terminal.
+#[expect(clippy::disallowed_methods, reason = "edge: environment")]
+fn term() -> Option<String> {
+    std::env::var("TERM").ok()
+}
+
+/// The command line, as a shell would be told; what a script is made of is cut by the log.
+pub fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:@%+".contains(c);
+    let quoted = |word: String| match !word.is_empty() && word.chars().all(plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    std::iter::once("maand".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the environment asks for no colours (no-color.org).

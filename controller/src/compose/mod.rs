@@ -28,6 +28,7 @@ use crate::paths::BucketDir;
 use crate::render::template::Source as Text;
 use crate::render::{self, Context, Templates, Unrendered};
 use crate::secrets::{self, SealingKey};
+use crate::tally::Tally;
 use crate::tls;
 use crate::tls::ca::{Authority, Kind};
 
@@ -111,6 +112,8 @@ pub struct Bench<'a> {
     pub ca: (&'a str, i64),
     /// Milliseconds since 1970 UTC.
     pub now_ms: i64,
+    /// Counts allocations for who waits.
+    pub tally: Tally,
 }
 
 /// Sets the bundle of every allocation that is not removed.
@@ -155,6 +158,7 @@ pub fn compose(
     let mut problems = Vec::new();
     let mut lists = Lists { catalog, waiting: BTreeMap::new() };
     let mut rest = &mut build.allocations[..];
+    bench.tally.begin("rendering", rest.iter().filter(|a| !a.removed).count());
     for job in &build.jobs {
         // Allocations are ordered by job.
         let skipped = rest.partition_point(|a| a.job < job.name);
@@ -164,8 +168,10 @@ pub fn compose(
 
         let mut there = issued.remove(&job.name).unwrap_or_default();
         let mut pems = values::Pems::new();
+        bench.tally.name("certificates");
         let changes =
             certificates::bring(&mut issuing, &mut batch, job, derived.placed(&job.name), &mut there, &mut pems)?;
+        bench.tally.name("rendering");
         let touched: BTreeSet<Host> = changes.hosts().cloned().collect();
         if !touched.is_empty() {
             composed.certificates.push(changes);
@@ -177,6 +183,7 @@ pub fn compose(
             && before.all(of_job) == *inputs
         {
             composed.jobs.insert(job.name.clone(), (*inputs, reads.clone()));
+            bench.tally.add(of_job.iter().filter(|a| !a.removed).count());
             continue;
         }
         let templates = match sources(bench.store, job).and_then(|sources| Templates::compile(&job.name, sources)) {
@@ -204,6 +211,7 @@ pub fn compose(
             certificates: &there,
             ca: &ca_entry,
             writers: &writers,
+            tally: &bench.tally,
             composed: &mut composed,
         };
         match one.compose(of_job, old.map(|(_, reads)| reads), &mut batch, &mut lists)? {
@@ -219,6 +227,7 @@ pub fn compose(
     if !problems.is_empty() {
         return Err(Failure { exit: Exit::Input, problems });
     }
+    bench.tally.begin("writing", 0);
     lists.flush()?;
     batch.finish().map_err(Held::from)?;
     Ok(composed)
@@ -239,6 +248,7 @@ struct OneJob<'a> {
     ca: &'a Entry,
     /// Jobs whose hooks may write values.
     writers: &'a BTreeSet<JobName>,
+    tally: &'a Tally,
     composed: &'a mut Composed,
 }
 
@@ -260,6 +270,7 @@ impl OneJob<'_> {
         let same_shipped = old.is_some_and(|old| old.has_shipped(&shipped));
         let mut kept = false;
         for allocation in allocations.iter_mut().filter(|a| !a.removed) {
+            self.tally.add(1);
             let Some(worker) = self.workers.get(&allocation.worker_id) else { continue };
             let same = match (self.before, allocation.render_inputs) {
                 (Some(before), Some(inputs)) => before.rendering(allocation) == inputs,

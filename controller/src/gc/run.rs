@@ -14,6 +14,7 @@ use crate::catalog::{self, Catalog, gc as rows};
 use crate::clock;
 use crate::paths::BucketDir;
 use crate::serve::notify::wake;
+use crate::tally::Tally;
 
 /// Longest time that an agent may take over a tree that it began to take away, milliseconds.
 const REMOVAL_MS: i64 = 10 * 60_000;
@@ -145,16 +146,19 @@ pub fn survey(
 }
 
 /// Removes it. What another process removed meanwhile is none the worse for it.
-pub fn sweep(garbage: &Garbage) -> std::io::Result<()> {
+pub fn sweep(garbage: &Garbage, tally: &Tally) -> std::io::Result<()> {
     let gone = |result: std::io::Result<()>| match result {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
+    tally.begin("removing old content", garbage.blobs.len() + garbage.packs.len() + garbage.runs.len());
     for (path, _) in garbage.blobs.iter().chain(&garbage.packs) {
         gone(std::fs::remove_file(path))?;
+        tally.add(1);
     }
     for path in &garbage.runs {
         gone(std::fs::remove_dir_all(path))?;
+        tally.add(1);
     }
     Ok(())
 }

@@ -223,6 +223,7 @@ mod tests {
             drift: vec![],
             unmanaged: vec![],
             health: None,
+            fetched: None,
         }
     }
 

@@ -223,8 +223,8 @@ pub enum Moved {
     Stopped(u64),
     /// It was taken off its worker.
     Removed,
-    /// It did not work, for that reason.
-    Failed(String),
+    /// It did not work, for that reason; with the exit code of its make target, if that is what failed.
+    Failed(String, Option<i32>),
     /// It is asked for again, under a new id.
     Again(ActionKind),
     /// Its agent is out of reach: what it was told is taken back.

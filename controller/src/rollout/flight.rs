@@ -85,6 +85,14 @@ pub enum Why {
 }
 
 impl Why {
+    /// The exit code of a make target that failed.
+    pub fn exit(&self) -> Option<i32> {
+        match self {
+            Self::Outcome { outcome: Outcome::Failed { exit }, .. } => Some(*exit),
+            _ => None,
+        }
+    }
+
     /// In a few words, for a line of progress.
     pub fn brief(&self) -> String {
         match self {

@@ -201,8 +201,8 @@ impl JobRollout {
             End::Done if self.plan.is_required() => effects.push(self.moved(None, Moved::Done(self.failures().len()))),
             End::Done if self.plan.decides => effects.push(self.moved(None, Moved::Skipped)),
             End::Blocked { by } => effects.push(self.moved(None, Moved::Blocked(by.clone()))),
-            End::Failed { why: Some(why) } => effects.push(self.moved(None, Moved::Failed(why.clone()))),
-            End::Failed { why: None } => effects.push(self.moved(None, Moved::Failed(String::new()))),
+            End::Failed { why: Some(why) } => effects.push(self.moved(None, Moved::Failed(why.clone(), None))),
+            End::Failed { why: None } => effects.push(self.moved(None, Moved::Failed(String::new(), None))),
             _ => {}
         }
         self.set(Phase::Ended { end });

@@ -282,7 +282,7 @@ impl JobRollout {
 
     pub(super) fn fail(&mut self, alloc: AllocId, why: Why, effects: &mut Vec<Effect>) {
         let host = self.members().find(|(id, _)| *id == alloc).map(|(_, host)| host.clone());
-        effects.push(self.moved(host.as_ref(), Moved::Failed(why.brief())));
+        effects.push(self.moved(host.as_ref(), Moved::Failed(why.brief(), why.exit())));
         effects.push(Effect::Failed { alloc_id: alloc, unhealthy: matches!(why, Why::Unhealthy { .. }) });
         self.end_flight(alloc, Fate::Failed { why });
     }

@@ -145,6 +145,7 @@ mod tests {
             drift: vec![],
             unmanaged: vec![],
             health: None,
+            fetched: None,
         };
         [(observed.alloc_id, observed)].into()
     }

@@ -1,14 +1,19 @@
 //! Edge: the server that agents dial. It reads what workers should run, writes what they say, and
 //! decides nothing: no hooks, no workspace.
 
+mod bounds;
 mod connection;
 mod database;
+mod download;
 mod error;
 mod halt;
 mod identity;
 mod lock;
 pub mod notify;
+mod presence;
+mod quiet;
 mod rate;
+mod stall;
 mod v1;
 
 use std::net::{IpAddr, SocketAddr};
@@ -51,7 +56,11 @@ pub(crate) struct State {
     certificate: Vec<u8>,
     wakers: notify::Wakers,
     halt: halt::Halt,
-    connected: connection::Connected,
+    connected: presence::Connected,
+    /// Output that agents send.
+    output: rate::Rates<WorkerId>,
+    refusals: quiet::Quiet,
+    downloads: download::Downloads,
     rates: rate::Rates<WorkerId>,
     /// Of who shows no certificate.
     strangers: rate::Rates<IpAddr>,
@@ -130,8 +139,11 @@ impl Server {
             certificate,
             wakers,
             halt,
-            connected: connection::Connected::default(),
+            connected: presence::Connected::default(),
             rates: rate::Rates::default(),
+            output: rate::Rates::default(),
+            refusals: quiet::Quiet::default(),
+            downloads: download::Downloads::default(),
             strangers: rate::Rates::default(),
             agent_certs_ttl: settings.agent_certs_ttl,
             log,

@@ -78,14 +78,22 @@ async fn observe(Held((state, address)): Held<(Arc<State>, SocketAddr)>, request
 }
 
 fn write_log(state: &State, address: SocketAddr, peer: Option<&Peer>, path: &str, id: &str, refusal: &Refusal) {
+    let said = state.refusals.may_say(address.ip(), clock::instant());
+    if said.is_none() && !refusal.status.is_server_error() {
+        return;
+    }
+    let left_out = super::quiet::left_out(said.unwrap_or(0));
     let who = match peer {
         Some(Peer::Agent { worker, .. }) => format!("worker {worker}"),
         Some(Peer::Stranger(why)) => format!("a stranger ({why})"),
         Some(Peer::Nobody) | None => "nobody".to_owned(),
     };
     let why = refusal.internal.as_deref().unwrap_or(&refusal.message);
-    let msg =
-        format!("{who} at {address}: {path}: {} {}: {why} (request {id})", refusal.status.as_u16(), refusal.error);
+    let msg = format!(
+        "{who} at {address}: {path}: {} {}: {why} (request {id}){left_out}",
+        refusal.status.as_u16(),
+        refusal.error
+    );
     let line = Line {
         level: if refusal.status.is_server_error() { "error" } else { "warn" },
         event: Some(if path == v1::ENROL { "enrol_refused" } else { "request_refused" }),

@@ -55,6 +55,7 @@ fn here() -> Here {
         drift: vec![],
         unmanaged: vec![],
         health: None,
+        fetched: None,
     };
     let allocation = Allocation {
         alloc_id: said.alloc_id,

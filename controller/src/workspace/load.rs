@@ -14,6 +14,7 @@ use walkdir::WalkDir;
 use super::{Raw, RawFile, RawJob};
 use crate::bundle::store::Store;
 use crate::paths::BucketDir;
+use crate::tally::Tally;
 
 /// Directories of tools, left out wherever they are.
 const SKIPPED: [&str; 4] = [".venv", "venv", "node_modules", "__pycache__"];
@@ -34,6 +35,8 @@ pub struct Seen {
     pub now: HashMap<String, (Stamp, BlobDigest)>,
     /// How many files were read.
     pub read: usize,
+    /// Counts them for who waits.
+    pub tally: Tally,
 }
 
 /// Reads everything; all problems at once.
@@ -160,6 +163,7 @@ impl Loader<'_> {
             Some((_, blob)) => *blob,
             None => {
                 self.seen.read += 1;
+                self.seen.tally.add(1);
                 let stored = File::open(path)
                     .map_err(|e| e.to_string())
                     .and_then(|mut file| self.store.put_reader(&mut file).map_err(|e| chain(&e)));

@@ -508,6 +508,7 @@ impl World {
                 drift: vec![],
                 unmanaged: vec![],
                 health: None,
+                fetched: None,
             };
             (*alloc, observed)
         };

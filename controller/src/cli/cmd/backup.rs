@@ -9,6 +9,7 @@ use crate::cli::Context;
 use crate::cli::cmd::build;
 use crate::clock;
 use crate::failure::{Exit, Failure};
+use crate::tally::Tally;
 
 /// Write the bucket into one file, while everything runs
 ///
@@ -34,7 +35,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     drop(context.catalog()?);
     // Neither a build nor gc may take away what the copy of the catalog refers to.
     let _lock = build::lock(&context.bucket)?;
-    let summary = backup::write(&context.bucket, &args.file, !args.no_workspace, clock::now_ms()).map_err(problem)?;
+    let tally = Tally::default();
+    let summary = context.ui.watched(&tally, || {
+        backup::write(&context.bucket, &args.file, !args.no_workspace, clock::now_ms(), &tally).map_err(problem)
+    })?;
     let shown = args.file.display();
     if context.ui.wants_json() {
         context.ui.out_json(&serde_json::json!({ "file": shown.to_string(), "summary": summary }));

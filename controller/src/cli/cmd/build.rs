@@ -21,6 +21,7 @@ use crate::model::cert::renewal_due;
 use crate::model::kv::{DEPLOY_ORDER, ROLLOUT_ORDER};
 use crate::paths::BucketDir;
 use crate::secrets::SealingKey;
+use crate::tally::Tally;
 use crate::telemetry::{BucketLog, Line};
 use crate::tls::ca::{self, Kind};
 use crate::workspace::load::Seen;
@@ -108,6 +109,18 @@ pub fn build_into(
     purge_job_kv: bool,
     ui: &Ui,
 ) -> Result<Summary, Failure> {
+    let tally = Tally::default();
+    ui.watched(&tally, || build_counted(bucket, database, purge_job_kv, ui, &tally))
+}
+
+fn build_counted(
+    bucket: &BucketDir,
+    database: &std::path::Path,
+    purge_job_kv: bool,
+    ui: &Ui,
+    tally: &Tally,
+) -> Result<Summary, Failure> {
+    tally.begin("reading the workspace", 0);
     let mut catalog = Catalog::open(database)?;
     let settings = Settings::load(bucket)?;
     settings.warnings.iter().for_each(|warning| ui.warn(warning));
@@ -118,7 +131,7 @@ pub fn build_into(
     store.sweep(now_ms).map_err(|error| storage(&error))?;
     let (before, stored, known) =
         catalog.read(|tx| Ok((read::snapshot(tx)?, kv::of_hooks(tx)?, read::files_seen(tx)?)))?;
-    let mut seen = Seen { known, ..Seen::default() };
+    let mut seen = Seen { known, tally: tally.clone(), ..Seen::default() };
 
     let (raw, mut problems) = load::load(bucket, &store, &settings.job_config_selector, &mut seen, now_ms);
     let workspace = parse::parse(&raw);
@@ -135,7 +148,7 @@ pub fn build_into(
         Arc::new(Derived::new(built.bucket_id, &ca.0, &workspace, &built.workers, &built.jobs, &built.allocations));
     let key = Arc::new(SealingKey::load(&bucket.kv_key()).map_err(compose::Held::from)?);
     let live = Arc::new(Live::new(derived.clone(), stored, key.clone()));
-    let bench = Bench { bucket, settings: &settings, store: &store, ca: (&ca.0, ca.1), now_ms };
+    let bench = Bench { bucket, settings: &settings, store: &store, ca: (&ca.0, ca.1), now_ms, tally: tally.clone() };
     let composed = compose::compose(&bench, &mut catalog, &mut built, &derived, live, &key)?;
     composed.notes.iter().for_each(|note| ui.warn(note));
     let key = composed.older_key.then_some((&DEPLOY_ORDER, &ROLLOUT_ORDER));
@@ -156,6 +169,7 @@ pub fn build_into(
         now_ms,
         run,
     };
+    tally.begin("writing the catalog", 0);
     catalog.write(|tx| write::build(tx, &written))?;
     let summary = Summary {
         workers: built.workers.len(),

@@ -21,6 +21,7 @@ use crate::model::{Promoted, Snapshot};
 use crate::recover::{Belief, beginning, believe};
 use crate::serve::ServeLock;
 use crate::serve::notify::wake;
+use crate::tally::Tally;
 use crate::telemetry::{BucketLog, Line};
 
 /// How often reports are looked for.
@@ -114,7 +115,8 @@ fn recover(
     let (snapshot, joined) = catalog.read(|tx| Ok((read::snapshot(tx)?, agents::joined(tx)?)))?;
     let joined: Vec<WorkerId> = joined.into_keys().collect();
     // What they have accepted shows in what they ask for: the new epoch must be beyond that.
-    await_agents(context, catalog, &joined, pickup)?;
+    let tally = Tally::default();
+    context.ui.watched(&tally, || await_agents(context, catalog, &joined, pickup, &tally))?;
     let evidence = high_water::evidence(&context.bucket, catalog)?;
     let run = RunId::from_uuid(clock::run_uuid());
     if !evidence.is_empty() || args.force {
@@ -140,9 +142,19 @@ fn recover(
         return Ok(None);
     }
     let end = clock::instant() + pickup;
-    while clock::instant() < end && catalog.read(|tx| rows::recovering(tx))?.values().any(|heard| !heard) {
-        std::thread::sleep(LOOK);
-    }
+    let tally = Tally::default();
+    context.ui.watched(&tally, || -> Result<(), Failure> {
+        loop {
+            let waits = catalog.read(|tx| rows::recovering(tx))?;
+            let heard = waits.values().filter(|heard| **heard).count();
+            tally.begin("hearing what agents have", waits.len());
+            tally.at(heard);
+            if heard == waits.len() || clock::instant() >= end {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+    })?;
     let (epoch, update_seq) = catalog.read(|tx| rows::position(tx))?;
     let (mut found, silent) = take_heard(catalog, run)?;
     found.sort_by(|a, b| (&a.job, &a.host).cmp(&(&b.job, &b.host)));
@@ -178,12 +190,20 @@ fn host_of(snapshot: &Snapshot, worker: WorkerId) -> Option<Host> {
 }
 
 /// Waits until every agent that has joined is there, at most `limit`.
-fn await_agents(context: &Context, catalog: &mut Catalog, joined: &[WorkerId], limit: Duration) -> Result<(), Failure> {
+fn await_agents(
+    context: &Context,
+    catalog: &mut Catalog,
+    joined: &[WorkerId],
+    limit: Duration,
+    tally: &Tally,
+) -> Result<(), Failure> {
+    tally.begin("waiting for agents", joined.len());
     let end = clock::instant() + limit;
     let mut has_said = false;
     loop {
         let (contacts, now_ms) = (catalog.read(|tx| observed::contacts(tx))?, clock::now_ms());
         let away = joined.iter().filter(|id| !contacts.get(id).is_some_and(|c| c.is_online(now_ms))).count();
+        tally.at(joined.len() - away);
         if away == 0 || clock::instant() >= end {
             return Ok(());
         }

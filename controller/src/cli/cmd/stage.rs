@@ -14,6 +14,7 @@ use crate::compose::Held;
 use crate::failure::{Exit, Failure};
 use crate::model::{Allocation, Snapshot};
 use crate::secrets::SealingKey;
+use crate::tally::Tally;
 
 /// Write what workers would get as plain files, to look at
 ///
@@ -52,9 +53,36 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     if args.jobs.is_empty() && args.workers.is_empty() {
         stage::clear(&all).map_err(problem)?;
     }
+    let tally = Tally::default();
+    let (hosts, trees, bytes) =
+        context.ui.watched(&tally, || write(&mut catalog, &snapshot, &filter, (&store, &key), &all, &tally))?;
+    if trees == 0 {
+        let problem = Diagnostic::new(Code::NothingToShow, "there is no allocation to stage");
+        return Err(Failure::new(Exit::Failed, problem.remedy("compare maand cat jobs with maand cat workers")));
+    }
+    let shown = context.bucket.shown(&all).to_string();
+    if context.ui.wants_json() {
+        context.ui.out_json(&json!({ "directory": shown, "workers": hosts, "allocations": trees, "bytes": bytes }));
+        return Ok(());
+    }
+    context.ui.out(format_args!("{shown}: {trees} allocations of {} workers, {} KiB", hosts, bytes.div_ceil(1024)));
+    Ok(())
+}
+
+/// Writes the trees of what is wanted: of how many workers, how many, how many bytes.
+fn write(
+    catalog: &mut Catalog,
+    snapshot: &Snapshot,
+    filter: &Filter,
+    (store, key): (&Store, &SealingKey),
+    all: &std::path::Path,
+    tally: &Tally,
+) -> Result<(usize, usize, u64), Failure> {
     let wanted = |a: &&Allocation| !a.removed && filter.job(&a.job) && filter.worker(&a.host);
+    tally.begin("staging", snapshot.allocations.iter().filter(wanted).count());
     let (mut hosts, mut trees, mut bytes): (BTreeSet<&Host>, usize, u64) = (BTreeSet::new(), 0, 0);
     for allocation in snapshot.allocations.iter().filter(wanted) {
+        tally.add(1);
         let Some(digest) = allocation.bundle else { continue };
         let Some(bundle) = catalog.read(|tx| bundles::get(tx, &digest))? else {
             let problem = Diagnostic::new(Code::Storage, format!("the catalog has no list of bundle {digest}"));
@@ -63,30 +91,14 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let dir = all.join(allocation.host.as_str());
         if hosts.insert(&allocation.host) {
             stage::directory(&dir).map_err(problem)?;
-            let worker = worker_json(&mut catalog, &snapshot, &allocation.host)?;
+            let worker = worker_json(catalog, snapshot, &allocation.host)?;
             stage::beside(&dir.join("worker.json"), worker.as_bytes()).map_err(problem)?;
         }
-        bytes += stage::stage(&store, &key, &dir.join("jobs").join(allocation.job.as_str()), &bundle, Content::Copied)
+        bytes += stage::stage(store, key, &dir.join("jobs").join(allocation.job.as_str()), &bundle, Content::Copied)
             .map_err(problem)?;
         trees += 1;
     }
-    if trees == 0 {
-        let problem = Diagnostic::new(Code::NothingToShow, "there is no allocation to stage");
-        return Err(Failure::new(Exit::Failed, problem.remedy("compare maand cat jobs with maand cat workers")));
-    }
-    let shown = context.bucket.shown(&all).to_string();
-    if context.ui.wants_json() {
-        context
-            .ui
-            .out_json(&json!({ "directory": shown, "workers": hosts.len(), "allocations": trees, "bytes": bytes }));
-        return Ok(());
-    }
-    context.ui.out(format_args!(
-        "{shown}: {trees} allocations of {} workers, {} KiB",
-        hosts.len(),
-        bytes.div_ceil(1024)
-    ));
-    Ok(())
+    Ok((hosts.len(), trees, bytes))
 }
 
 /// What a worker's worker.json would say.

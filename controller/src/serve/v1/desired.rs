@@ -17,10 +17,10 @@ use crate::admission::certificate::{Verdict, judge};
 use crate::catalog::{desired, identities, observed, sessions};
 use crate::clock;
 use crate::serve::State;
-use crate::serve::connection::touch;
 use crate::serve::ended;
 use crate::serve::error::Refusal;
 use crate::serve::identity::{Caller, check_session, quarantined, refuse};
+use crate::serve::presence::touch;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Ask {

@@ -8,20 +8,23 @@ use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use data_encoding::BASE64;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 use shared::api::v1::desired::DesiredState;
-use shared::api::v1::logs::{LogBatch, LogChunk, Source, Stream};
+use shared::api::v1::logs::{LogBatch, LogChunk, Source};
 use shared::api::v1::operation::Work;
-use shared::{ActionKind, OperationId, WorkerId};
+use shared::{ActionKind, OperationId, RunId, WorkerId};
 
 use super::reports::rejected;
 use crate::catalog::operations::{self, Output};
-use crate::catalog::{During as _, desired};
+use crate::catalog::{desired, logged, rollout};
 use crate::clock;
 use crate::serve::State;
 use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
 use crate::telemetry::{Line, phase};
+
+/// Where no stream gets to: 1 EiB.
+const MAX_OFFSET: u64 = 1 << 60;
 
 pub(super) async fn logs(
     Held(state): Held<Arc<State>>,
@@ -31,8 +34,15 @@ pub(super) async fn logs(
     let Json(batch) = batch.map_err(rejected)?;
     let mut chunks = Vec::new();
     for chunk in batch.chunks {
+        if chunk.offset > MAX_OFFSET {
+            return Err(Refusal::bad("offset: no output is that long"));
+        }
         let bytes = BASE64.decode(chunk.bytes.as_bytes()).map_err(|_| Refusal::bad("bytes: not base64"))?;
         chunks.push((chunk, bytes));
+    }
+    let total = chunks.iter().map(|(_, bytes)| bytes.len()).sum();
+    if !state.output.allow_output(worker, total, clock::instant()) {
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too much output from this worker"));
     }
     let held = state.clone();
     let now_ms = clock::now_ms();
@@ -41,23 +51,23 @@ pub(super) async fn logs(
         .write(move |connection| {
             let Some(desired) = desired::state(connection, worker)? else { return Ok(()) };
             for (chunk, bytes) in &chunks {
-                let Some(of) = owned(connection, worker, &desired, &chunk.source)? else { continue };
+                let Some(of) = owned(connection, worker, &desired, chunk)? else { continue };
                 // An agent that was ended sends again what it does not know to have sent, cut elsewhere.
-                let known = written(connection, chunk)?.saturating_sub(chunk.offset);
+                let known = logged::written(connection, worker, chunk)?.saturating_sub(chunk.offset);
                 let new = usize::try_from(known).ok().and_then(|known| bytes.get(known..));
                 let Some(bytes) = new.filter(|bytes| !bytes.is_empty()) else { continue };
                 // Written first: after a crash in between a line comes twice rather than never.
                 let text = String::from_utf8_lossy(bytes);
                 let omitted = (chunk.omitted > 0).then(|| format!("({} bytes left out here)", chunk.omitted));
                 let line = |msg| Line {
-                    run: Some(chunk.run_id),
+                    run: of.run,
                     maand: of.maand,
                     seq: Some(desired.fence.update_seq),
                     worker: Some(&desired.host),
                     job: of.job.as_deref(),
                     phase: Some(of.phase),
                     action: Some(&of.action),
-                    stream: Some(word(chunk.stream)),
+                    stream: Some(logged::word(chunk.stream)),
                     msg: Some(msg),
                     ..Line::default()
                 };
@@ -70,13 +80,7 @@ pub(super) async fn logs(
                     held.log.write(now_ms, &lines);
                 }
                 let end = chunk.offset + known + bytes.len() as u64;
-                connection
-                    .prepare_cached(
-                        "INSERT INTO log_offset (action_id, stream, offset) VALUES (?1, ?2, ?3) \
-                         ON CONFLICT (action_id, stream) DO UPDATE SET offset = excluded.offset",
-                    )
-                    .and_then(|mut upsert| upsert.execute(params![chunk.source.id(), word(chunk.stream), end]))
-                    .during("recording how far a log is")?;
+                logged::record(connection, worker, chunk, end)?;
             }
             Ok(())
         })
@@ -86,6 +90,8 @@ pub(super) async fn logs(
 
 /// What the logs say of output.
 struct Of {
+    /// A run that this controller knows: each has a directory of its own in the logs.
+    run: Option<RunId>,
     maand: &'static str,
     job: Option<String>,
     phase: &'static str,
@@ -100,10 +106,11 @@ fn owned(
     connection: &Connection,
     worker: WorkerId,
     desired: &DesiredState,
-    source: &Source,
+    chunk: &LogChunk,
 ) -> crate::catalog::Result<Option<Of>> {
-    Ok(match source {
-        Source::Action { job, target, .. } => desired.allocations.iter().any(|a| a.job == *job).then(|| Of {
+    Ok(match &chunk.source {
+        Source::Action { job, target, .. } if desired.allocations.iter().any(|a| a.job == *job) => Some(Of {
+            run: rollout::get(connection, chunk.run_id)?.map(|header| header.run),
             maand: "deploy",
             job: Some(job.to_string()),
             phase: if target == ActionKind::Stop.word() { "reconcile" } else { "rollout" },
@@ -111,7 +118,9 @@ fn owned(
             operation: None,
             is_read: false,
         }),
+        Source::Action { .. } => None,
         Source::Operation { operation_id } => operations::own(connection, worker, *operation_id)?.map(|asked| Of {
+            run: Some(asked.run_id),
             maand: if matches!(asked.work, Work::Script { .. }) { "run_command" } else { "job" },
             job: asked.work.job().map(ToString::to_string),
             phase: phase(&asked.work),
@@ -120,21 +129,4 @@ fn owned(
             is_read: matches!(asked.work, Work::Logs { .. }),
         }),
     })
-}
-
-fn written(connection: &Connection, chunk: &LogChunk) -> crate::catalog::Result<u64> {
-    connection
-        .prepare_cached("SELECT offset FROM log_offset WHERE action_id = ?1 AND stream = ?2")
-        .and_then(|mut select| {
-            select.query_row([chunk.source.id(), word(chunk.stream).to_owned()], |row| row.get(0)).optional()
-        })
-        .during("reading how far a log is")
-        .map(|offset| offset.unwrap_or(0))
-}
-
-fn word(stream: Stream) -> &'static str {
-    match stream {
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
-    }
 }

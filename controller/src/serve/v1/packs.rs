@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -16,10 +17,15 @@ use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::reports::rejected;
+use crate::bundle::packs::PRIVATE_CAP;
 use crate::catalog::desired;
 use crate::serve::State;
+use crate::serve::download::Paced;
 use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
+
+/// How long a pack of private content waits for room in memory.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) async fn pack(
     Held(state): Held<Arc<State>>,
@@ -31,6 +37,9 @@ pub(super) async fn pack(
     if !want.blobs.windows(2).all(|pair| pair[0] < pair[1]) {
         return Err(Refusal::bad("blobs: ascending, no repeats"));
     }
+    let Some(mut download) = state.downloads.begin(worker) else {
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many packs at once for this worker"));
+    };
     let cache = state.bundles.clone();
     let private = want.private;
     let count = want.blobs.len();
@@ -54,10 +63,17 @@ pub(super) async fn pack(
     };
     let held = state.clone();
     if private {
+        let total = wants.values().fold(0u64, |total, len| total.saturating_add(*len));
+        if !state.downloads.has_room(&mut download, total.min(PRIVATE_CAP), PATIENCE).await {
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the controller is busy, come back"));
+        }
         let made = tokio::task::spawn_blocking(move || held.packs.private_pack(&held.sealing, &wants)).await;
         let bytes = made.map_err(|error| Refusal::internal(&error))?.map_err(|error| Refusal::internal(&error))?;
-        let mut response = bytes.into_response();
+        let len = bytes.len() as u64;
+        let stream = ReaderStream::new(Paced::new(std::io::Cursor::new(bytes), len, download));
+        let mut response = Body::from_stream(stream).into_response();
         let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return Ok(response);
@@ -73,7 +89,8 @@ pub(super) async fn pack(
         None => 0,
     };
     file.seek(SeekFrom::Start(start)).map_err(|error| Refusal::internal(&error))?;
-    let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file).take(len - start), 256 << 10);
+    let paced = Paced::new(tokio::fs::File::from_std(file).take(len - start), len - start, download);
+    let stream = ReaderStream::with_capacity(paced, 256 << 10);
     let mut response = Body::from_stream(stream).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));

@@ -6,19 +6,18 @@ use axum::Json;
 use axum::extract::State as Held;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use shared::api::v1::MAX_ALLOCATIONS;
 use shared::api::v1::operation::{MAX_OPEN, ObservedOperation};
-use shared::api::v1::report::{ObservedAllocation, Report};
+use shared::api::v1::report::{Fetched, ObservedAllocation, Report};
+use shared::{Host, JobName};
 
 use crate::catalog::observed::{self, Accepted};
 use crate::clock;
 use crate::serve::State;
-use crate::serve::connection::touch;
 use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
+use crate::serve::presence::touch;
 use crate::telemetry::Line;
-
-/// Most allocations in a report.
-const MAX_ALLOCATIONS: usize = 2000;
 
 pub(super) async fn report(
     Held(state): Held<Arc<State>>,
@@ -36,13 +35,24 @@ pub(super) async fn report(
     report.operations.iter_mut().for_each(ObservedOperation::bound);
     let now_ms = clock::now_ms();
     let refused = report.refused.clone();
-    let accepted =
-        state.database.write(move |connection| observed::accept(connection, worker, &report, now_ms)).await?;
+    let seq = report.accepted.map(|fence| fence.update_seq);
+    let (accepted, host) = state
+        .database
+        .write(move |connection| {
+            let accepted = observed::accept(connection, worker, &report, now_ms)?;
+            let wants_host = matches!(&accepted, Accepted::New { fetched, .. } if !fetched.is_empty());
+            let host = if wants_host { observed::host(connection, worker)? } else { None };
+            Ok((accepted, host))
+        })
+        .await?;
     touch(&state, worker).await;
+    if let Accepted::New { fetched, .. } = &accepted {
+        log_fetched(&state, host.as_ref(), seq, fetched, now_ms);
+    }
     let said = match (accepted, refused) {
-        (Accepted::New { foreign: 0 }, None) | (Accepted::Stale, _) => None,
+        (Accepted::New { foreign: 0, .. }, None) | (Accepted::Stale, _) => None,
         (_, Some(reason)) => Some(("desired_refused", format!("worker {worker} refused its desired state: {reason}"))),
-        (Accepted::New { foreign }, None) => Some((
+        (Accepted::New { foreign, .. }, None) => Some((
             "report_foreign",
             format!("worker {worker} reported {foreign} allocations or operations that are not its own"),
         )),
@@ -52,6 +62,27 @@ pub(super) async fn report(
         state.log.write(now_ms, &[line]);
     }
     Ok(StatusCode::OK)
+}
+
+/// Says what was downloaded, for every kind of action, in the run that it was for.
+fn log_fetched(state: &State, host: Option<&Host>, seq: Option<u64>, fetched: &[(JobName, Fetched)], now_ms: i64) {
+    for (job, fetched) in fetched {
+        let msg = format!("{} files, {} bytes", fetched.files, fetched.bytes);
+        let line = Line {
+            event: Some("files_fetched"),
+            run: fetched.run_id,
+            maand: "deploy",
+            seq,
+            worker: host,
+            job: Some(job.as_str()),
+            phase: Some("fetch"),
+            action: fetched.action.map(|kind| kind.word()),
+            duration_ms: Some(fetched.duration_ms),
+            msg: Some(&msg),
+            ..Line::default()
+        };
+        state.log.write(now_ms, &[line]);
+    }
 }
 
 /// A body that is too large, no JSON, or not of the message's form.

@@ -1,6 +1,7 @@
 //! `health_check` (`spec/behaviour.md` 2.5).
 
 use serde_json::{Map, Value};
+use shared::api::v1::health::MAX_CHECKS;
 use shared::{Code, Name};
 
 use super::Manifest;
@@ -14,6 +15,9 @@ pub(super) fn read(reader: &mut Reader<'_>, manifest: &mut Manifest, value: &Val
         match field.as_str() {
             "checks" => match value.as_array() {
                 None => reader.expected(&key, "a list of checks", value),
+                Some(checks) if checks.len() > MAX_CHECKS => {
+                    reader.expected(&key, &format!("at most {MAX_CHECKS} checks"), &checks.len().into());
+                }
                 Some(checks) => {
                     for (n, value) in checks.iter().enumerate() {
                         health.checks.extend(probe(reader, &format!("{key}[{n}]"), value));

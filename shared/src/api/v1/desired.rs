@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthSpec;
-use super::operation::Operation;
+use super::operation::{MAX_OPEN, Operation};
+use super::{MAX_ALLOCATIONS, bounded};
 use crate::{ActionId, ActionKind, AllocId, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
 
 /// What orders desired states: a newer one is greater, field by field from the left.
@@ -52,6 +53,7 @@ pub struct Envelope {
     /// The JSON of a [`DesiredState`], in base64.
     pub payload: String,
     /// Empty until signing is switched on.
+    #[serde(deserialize_with = "bounded::list::<16, _, _>")]
     pub signatures: Vec<String>,
 }
 
@@ -66,6 +68,7 @@ pub struct DesiredState {
     /// The worker's name in workers.json.
     pub host: Host,
     /// Its labels, sorted.
+    #[serde(deserialize_with = "bounded::list::<4096, _, _>")]
     pub labels: Vec<Name>,
     /// Its place in the order of desired states.
     #[serde(flatten)]
@@ -73,12 +76,17 @@ pub struct DesiredState {
     /// When this generation was made, milliseconds since 1970 UTC. Information, never a decision.
     pub issued_at_ms: i64,
     /// Every allocation of the worker, by job.
+    #[serde(deserialize_with = "bounded::list::<MAX_ALLOCATIONS, _, _>")]
     pub allocations: Vec<DesiredAllocation>,
     /// Bundles to have at hand, not to activate.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded::list::<MAX_ALLOCATIONS, _, _>"
+    )]
     pub prefetch: Vec<BundleDigest>,
     /// Ad-hoc work, oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::list::<MAX_OPEN, _, _>")]
     pub operations: Vec<Operation>,
 }
 

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ActionId;
 
+/// Most checks of a job.
+pub const MAX_CHECKS: usize = 64;
 /// Longest [`ObservedHealth::problem`], bytes; what is longer is cut by whoever takes it in.
 pub const MAX_PROBLEM: usize = 512;
 
@@ -12,6 +14,7 @@ pub const MAX_PROBLEM: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthSpec {
     /// At least one.
+    #[serde(deserialize_with = "super::bounded::list::<MAX_CHECKS, _, _>")]
     pub checks: Vec<Check>,
     /// Time limit of each check, seconds.
     pub timeout_s: u64,

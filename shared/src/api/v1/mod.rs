@@ -1,5 +1,6 @@
 //! Version 1. `design/pull.md` has the table of calls; the caps are per body, in bytes.
 
+pub mod bounded;
 pub mod desired;
 pub mod enrol;
 pub mod error;
@@ -43,11 +44,14 @@ pub const REPORT_CAP: usize = 512 << 10;
 pub const LEAVE_CAP: usize = 1 << 10;
 /// Cap of a chunk of output.
 pub const LOGS_CAP: usize = 256 << 10;
-/// Cap of a want-list's body (100,000 digests).
+/// Cap of a want-list's body (of a bundle's 50,000 digests).
 pub const WANT_CAP: usize = 8 << 20;
-/// Cap of a desired state's body, which an agent accepts.
-pub const DESIRED_CAP: usize = 32 << 20;
-/// Cap of a bundle's list, which an agent accepts.
-pub const BUNDLE_CAP: usize = 64 << 20;
+/// Cap of a desired state's body, which an agent accepts: what its operations may have, and as much again for
+/// its allocations, in base64.
+pub const DESIRED_CAP: usize = 12 << 20;
+/// Cap of a bundle's list, which an agent accepts: 50,000 files with the longest of paths.
+pub const BUNDLE_CAP: usize = 24 << 20;
+/// Most allocations of a worker.
+pub const MAX_ALLOCATIONS: usize = 2000;
 /// Longest wait that a long poll may ask for, in seconds.
 pub const MAX_WAIT_S: u64 = 50;

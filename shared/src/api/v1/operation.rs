@@ -20,8 +20,8 @@ use crate::{AllocId, BundleDigest, JobName, OperationId, RunId};
 pub const MAX_SCRIPT: usize = 1 << 20;
 /// Most operations that a worker has at once.
 pub const MAX_OPEN: usize = 1000;
-/// Most bytes of all scripts that a worker has at once.
-pub const MAX_SCRIPTS: usize = 8 << 20;
+/// Most bytes of all operations that a worker has at once, as JSON.
+pub const MAX_BYTES: usize = 4 << 20;
 
 /// One piece of ad-hoc work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use super::desired::Fence;
 use super::facts::WorkerFacts;
 use super::health::{self, ObservedHealth};
 use super::operation::ObservedOperation;
-use crate::{ActionId, AllocId, BundleDigest, JobName, RelPath};
+use crate::{ActionId, ActionKind, AllocId, BundleDigest, JobName, RelPath, RunId};
 
 /// Most paths listed under drift or unmanaged; the rest is a count.
 pub const MAX_PATHS: usize = 50;
@@ -82,6 +82,30 @@ pub struct ObservedAllocation {
     /// How it answers; `None` when nothing is asked of it, or its agent does not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<ObservedHealth>,
+    /// What was downloaded for it last, since the agent started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched: Option<Fetched>,
+}
+
+/// A download that was needed to put a bundle in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// For which bundle.
+    pub bundle: BundleDigest,
+    /// When it began, milliseconds since 1970 UTC.
+    pub started_ms: i64,
+    /// How long it took, milliseconds.
+    pub duration_ms: u64,
+    /// Files that the worker did not have.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The action that it was for, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<ActionKind>,
+    /// The rollout that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<RunId>,
 }
 
 impl ObservedAllocation {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use shared::text::clean;
 use shared::{ActionKind, Host, JobName, RunId};
 
-use crate::cli::ui::Ui;
+use crate::cli::ui::{Ui, command_line};
 use crate::clock;
 use crate::drive::Progress;
 use crate::plan::report::COMPLETE;
@@ -109,7 +109,8 @@ impl Words {
 impl OfRun<'_> {
     /// It begins.
     pub fn begin(&self) {
-        self.write(Line { event: Some("command_begin"), maand: "deploy", ..Line::default() });
+        let cmd = command_line();
+        self.write(Line { event: Some("command_begin"), maand: "deploy", cmd: Some(&cmd), ..Line::default() });
     }
 
     /// It has ended, well or not.
@@ -148,7 +149,7 @@ impl Begun {
             Moved::Promoted(kind, ms) => ("command_end", "32", format!("{kind} ok in {ms} ms, promoted")),
             Moved::Stopped(ms) => ("command_end", "32", format!("stopped in {ms} ms")),
             Moved::Removed => ("command_end", "32", "removed; data/ and logs/ stay until maand gc".to_owned()),
-            Moved::Failed(why) => {
+            Moved::Failed(why, _) => {
                 let event = match (host, before) {
                     (None, _) => "job_failed",
                     (Some(_), None) => "allocation_failed",
@@ -182,11 +183,11 @@ impl Begun {
             Moved::Ran(kind, ms) | Moved::Promoted(kind, ms) => (Some(kind.word()), Some(*ms)),
             Moved::Stopped(ms) => (Some(ActionKind::Stop.word()), Some(*ms)),
             Moved::Removing | Moved::Removed => (Some(CLEANUP), None),
-            Moved::Failed(_) | Moved::TakenBack => (before, None),
+            Moved::Failed(..) | Moved::TakenBack => (before, None),
             _ => (None, None),
         };
         let level = match what {
-            Moved::Failed(_) | Moved::Blocked(_) => "error",
+            Moved::Failed(..) | Moved::Blocked(_) => "error",
             Moved::Again(_) | Moved::TakenBack | Moved::Deferred | Moved::Left | Moved::AssumedDead => "warn",
             _ => "info",
         };
@@ -210,7 +211,10 @@ impl Begun {
         };
         Words {
             cmd: target.map(|target| format!("make -s -C jobs/{job} {target}")),
-            exit: (event == "command_end" && level == "info").then_some(0),
+            exit: match what {
+                Moved::Failed(_, exit) if event == "command_end" => *exit,
+                _ => (event == "command_end" && level == "info").then_some(0),
+            },
             text,
             colour,
             level,

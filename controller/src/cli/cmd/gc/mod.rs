@@ -20,6 +20,7 @@ use crate::gc::run::{self, Answer, Garbage};
 use crate::plan::Options;
 use crate::rollout::Effect;
 use crate::serve::ServeLock;
+use crate::tally::Tally;
 use crate::telemetry::{BucketLog, Line};
 use shown::{Shown, announce, print, problems, shown, shown_after};
 
@@ -91,7 +92,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let garbage = {
         let _lock = build::lock(&context.bucket)?;
         let garbage = look(context, &mut catalog, args.retain_days, clock::now_ms())?;
-        run::sweep(&garbage.files).map_err(|error| storage(&error))?;
+        let tally = Tally::default();
+        context.ui.watched(&tally, || run::sweep(&garbage.files, &tally)).map_err(|error| storage(&error))?;
         garbage
     };
     let garbage = Found { key_values: purged.0, bundles: purged.1, ..garbage };
@@ -163,7 +165,10 @@ fn ask(
     }
     let meanwhile = if waited.is_empty() { None } else { Some(Meanwhile::serve(context, settings, runtime)?) };
     let pickup_ms = i64::try_from(settings.pickup_timeout_s.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let tally = Tally::default();
+    tally.begin("waiting for agents", plan.allocations.iter().filter(|(_, fate)| *fate == Fate::Purge).count());
     let said = |alloc: AllocId| {
+        tally.add(1);
         if let Some((leftover, _)) = plan.allocations.iter().find(|(l, _)| l.alloc_id == alloc) {
             let (job, host) = (&leftover.job, &leftover.host);
             context.ui.say(format_args!("{job}@{host} | {}", context.ui.paint("32", "purged")));
@@ -181,7 +186,7 @@ fn ask(
             );
         }
     };
-    let answers = run::purge(&context.bucket, catalog, &asked, &waited, pickup_ms, said);
+    let answers = context.ui.watched(&tally, || run::purge(&context.bucket, catalog, &asked, &waited, pickup_ms, said));
     if let Some(meanwhile) = meanwhile {
         meanwhile.end();
     }
