@@ -95,8 +95,7 @@ enum Command {
     /// not stop ends it before any file is removed; run again, it goes on where it was. The controller goes on
     /// wanting the worker until it is taken out of workers.json.
     #[command(
-        after_long_help = "Examples:\n  maand-agent leave\n  maand-agent leave --yes --keep-running    jobs go on, with \
-        their files, and nobody looks after them"
+        after_long_help = "Examples:\n  maand-agent leave\n  maand-agent leave --yes --keep-running    jobs go on, unattended"
     )]
     Leave {
         /// Stop nothing and remove no file of a job
@@ -114,9 +113,9 @@ enum Command {
     /// An agent does not run with an identity that was made on another machine: of two machines with one identity
     /// neither could be trusted. A copy of a worker joins anew instead.
     #[command(
-        after_long_help = "Examples:\n  maand-agent adopt         after /etc/machine-id was changed, on the same machine\n\nOn a \
-        machine that was made from an image of a worker, instead:\n  maand agent token HOST    on the controller; here, the \
-        line that it prints, with --replace"
+        after_long_help = "Example, after /etc/machine-id was changed on the same machine:\n  maand-agent adopt\n\nOn a \
+        machine that was made from an image of a worker, instead: maand agent\ntoken HOST on the controller, and here \
+        the line that it prints, with --replace"
     )]
     Adopt,
     /// Show what this agent accepted and what it has in place; needs no controller
