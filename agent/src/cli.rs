@@ -21,7 +21,7 @@ use crate::service::Service;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
-use crate::{by_hand, clock, health, job_logs, local, machine, poll, reconcile, run, unit};
+use crate::{by_hand, clock, facts, health, job_logs, local, machine, poll, reconcile, run, unit};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -87,6 +87,9 @@ enum Command {
         /// Dial this address instead of the one in the settings
         #[arg(long, value_name = "URL")]
         controller: Option<String>,
+        /// Where the id of this boot is read from; for tests
+        #[arg(long, value_name = "FILE", default_value = facts::BOOT_ID, hide = true)]
+        boot_id_file: PathBuf,
     },
     /// Leave the bucket: stop what runs here, remove its files, end this agent's certificate
     ///
@@ -181,6 +184,9 @@ enum Command {
     },
 }
 
+/// Seconds between two looks for edited files, where agent.toml does not say.
+const DRIFT_CHECK_S: u32 = 3600;
+
 /// Most bytes of a job's logs that a controller is shown at once: what an agent sends of output as it comes.
 const MOST_SHOWN: u64 = 1 << 20;
 
@@ -201,7 +207,7 @@ pub fn main() -> ExitCode {
         Command::Join { url, token, root, state, replace, now } => {
             enrol(&url, token, Place { config: cli.config, root, state, replace }, now)
         }
-        Command::Run { controller } => serve(&cli.config, controller),
+        Command::Run { controller, boot_id_file } => serve(&cli.config, controller, &boot_id_file),
         Command::Leave { keep_running, offline, yes } => {
             runtime().and_then(|net| leave::leave(&cli.config, Wish { keep_running, offline, yes }, &net))
         }
@@ -282,7 +288,8 @@ fn read_token() -> Result<String, Diagnostic> {
     }
 }
 
-fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagnostic> {
+fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std::path::Path) -> Result<(), Diagnostic> {
+    let boot_id = facts::boot_id(boot_id_file);
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
     // What the agent writes for itself is nobody else's; make gets the usual mask.
     let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -328,6 +335,13 @@ fn serve(path: &std::path::Path, controller: Option<String>) -> Result<(), Diagn
         if let Some(state) = &accepted {
             poll::describe(&layout, state);
         }
+        if let Some(boot_id) = boot_id {
+            shop.boot(boot_id);
+        }
+        let every = config.drift_check_seconds.unwrap_or(DRIFT_CHECK_S);
+        if every > 0 {
+            shop.watch_drift(std::time::Duration::from_secs(every.into()));
+        }
         // Finishes what a crash cut off, before anything is heard from the controller.
         shop.begin();
         let service = Service::default();
@@ -372,6 +386,7 @@ fn nothing_accepted(config: &Config) -> DesiredState {
         allocations: Vec::new(),
         prefetch: Vec::new(),
         operations: Vec::new(),
+        hold: None,
     }
 }
 

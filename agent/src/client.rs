@@ -34,6 +34,8 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(30);
 /// Time for a bundle's list or a pack, its length aside.
 const LONG: Duration = Duration::from_secs(3600);
+/// Longest lease that is believed, milliseconds.
+const LONGEST_LEASE_MS: u64 = 60_000;
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
@@ -161,6 +163,7 @@ pub struct Heard {
     offset_ms: Mutex<Option<i64>>,
     is_ended: AtomicBool,
     refusal: Mutex<Option<Refusal>>,
+    authority: Mutex<Option<String>>,
     news: Notify,
 }
 
@@ -233,6 +236,20 @@ impl Heard {
         }
     }
 
+    /// What the controller said last of which authorities count.
+    pub fn authority(&self) -> Option<String> {
+        self.authority.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn authorities(&self, said: &str) {
+        let mut held = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_deref() != Some(said) {
+            *held = Some(said.chars().take(64).collect());
+            drop(held);
+            self.news.notify_one();
+        }
+    }
+
     fn clock(&self, clock_ms: i64) {
         let now = clock_ms.saturating_sub(clock::now_ms());
         let before = self.offset_ms.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
@@ -248,13 +265,28 @@ fn clock_of(response: &Response) -> Option<i64> {
     response.headers().get(api::CLOCK_HEADER).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
-/// Answer to a poll.
+/// What a poll brought.
 #[derive(Debug)]
 pub enum Polled {
     /// Something newer.
     Newer(Envelope),
-    /// Nothing newer; the controller may have asked for a pause.
-    Nothing(Option<Duration>),
+    /// Nothing newer.
+    Nothing {
+        /// The controller asked for a pause.
+        pause: Option<Duration>,
+        /// How long after the request was sent its word is good that what the agent has is the newest,
+        /// milliseconds; 0 when it does not give it.
+        lease_ms: u64,
+    },
+}
+
+/// An answer to a poll.
+#[derive(Debug)]
+pub struct Answer {
+    /// What was said.
+    pub polled: Polled,
+    /// The controller's clock when it answered, milliseconds since 1970 UTC.
+    pub clock_ms: Option<i64>,
 }
 
 /// A client of one controller, as one agent.
@@ -369,6 +401,10 @@ impl Client {
                 if let Some(clock_ms) = clock_of(&response) {
                     self.heard.clock(clock_ms);
                 }
+                if let Some(said) = response.headers().get(api::AUTHORITY_HEADER).and_then(|value| value.to_str().ok())
+                {
+                    self.heard.authorities(said);
+                }
                 checked(response).await
             }
             Err(error) => Err(Failed::Transport(error)),
@@ -391,9 +427,8 @@ impl Client {
         Ok(self.request(Method::POST, path, limit).header("content-type", "application/json").body(body))
     }
 
-    /// Asks for a desired state newer than `after`, waiting up to `wait` seconds. With the controller's
-    /// clock when it answered, milliseconds since 1970 UTC.
-    pub async fn desired(&self, after: Option<Fence>, wait: u64) -> Result<(Polled, Option<i64>), Failed> {
+    /// Asks for a desired state newer than `after`, waiting up to `wait` seconds.
+    pub async fn desired(&self, after: Option<Fence>, wait: u64) -> Result<Answer, Failed> {
         let after = after.map(|fence| format!("after={fence}&")).unwrap_or_default();
         let path = format!("{}?{after}wait={wait}", v1::DESIRED);
         let response = self.send(self.request(Method::GET, &path, Duration::from_secs(wait) + SILENCE)).await?;
@@ -401,10 +436,17 @@ impl Client {
         if response.status() == StatusCode::NO_CONTENT {
             let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             let pause = pause.map(|seconds: u64| Duration::from_secs(seconds.min(300)));
-            return Ok((Polled::Nothing(pause), clock_ms));
+            // A controller that does not know of leases was asked the same before there were any.
+            let lease_ms = match response.headers().get(api::LEASE_HEADER) {
+                None => api::LEASE_MS,
+                Some(value) => {
+                    value.to_str().ok().and_then(|value| value.parse().ok()).unwrap_or(0).min(LONGEST_LEASE_MS)
+                }
+            };
+            return Ok(Answer { polled: Polled::Nothing { pause, lease_ms }, clock_ms });
         }
         let envelope = serde_json::from_slice(&read(response, v1::DESIRED_CAP).await?).map_err(Failed::Form)?;
-        Ok((Polled::Newer(envelope), clock_ms))
+        Ok(Answer { polled: Polled::Newer(envelope), clock_ms })
     }
 
     /// A bundle's list.
@@ -463,8 +505,10 @@ impl Client {
     }
 
     /// Asks who this is: whether the certificate is let in.
-    pub async fn whoami(&self) -> Result<Whoami, Failed> {
-        let response = self.exchange(self.request(Method::GET, v1::SELF, SHORT)).await?;
+    /// `trusts` are pins of the authorities that are trusted here, hexadecimal, commas between.
+    pub async fn whoami(&self, trusts: &str) -> Result<Whoami, Failed> {
+        let response =
+            self.exchange(self.request(Method::GET, &format!("{}?trusts={trusts}", v1::SELF), SHORT)).await?;
         serde_json::from_slice(&read(response, v1::ENROL_CAP).await?).map_err(Failed::Form)
     }
 

@@ -25,6 +25,10 @@ pub struct Config {
     /// Seconds between polls, for a proxy that allows no waiting; without it the agent holds a request open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_interval_seconds: Option<u32>,
+    /// Seconds between two looks at whether files that the agent put in place were edited; 0: never. Without it
+    /// an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift_check_seconds: Option<u32>,
     /// Kinds of ad-hoc work that this agent does for its controller: `make` (targets of deployed jobs),
     /// `script` (whatever `maand run_command` is given), `probe` (health checks on demand),
     /// `logs` (reading what jobs wrote into their own logs/). Without it all; what deploys do is not ad hoc.
@@ -76,6 +80,7 @@ pub struct Partial {
     /// Where keys and certificates live.
     pub state: Option<PathBuf>,
     poll_interval_seconds: Option<u32>,
+    drift_check_seconds: Option<u32>,
     allow: Option<Vec<Kind>>,
 }
 
@@ -103,6 +108,7 @@ impl Partial {
             root: self.root.or(other.root),
             state: self.state.or(other.state),
             poll_interval_seconds: self.poll_interval_seconds.or(other.poll_interval_seconds),
+            drift_check_seconds: self.drift_check_seconds.or(other.drift_check_seconds),
             allow: self.allow.or(other.allow),
         }
     }
@@ -115,6 +121,7 @@ impl Partial {
             root: self.root.unwrap_or_else(|| ROOT.into()),
             state: self.state.unwrap_or_else(|| STATE.into()),
             poll_interval_seconds: self.poll_interval_seconds,
+            drift_check_seconds: self.drift_check_seconds,
             allow: self.allow,
         })
     }
@@ -182,6 +189,7 @@ mod tests {
             root: "/r".into(),
             state: "/s".into(),
             poll_interval_seconds: None,
+            drift_check_seconds: None,
             allow: None,
         };
         learned.save(&beside).unwrap();

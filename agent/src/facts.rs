@@ -8,6 +8,14 @@ use shared::api::v1::facts::WorkerFacts;
 /// Free disk is rounded to this many MiB, so that it does not change with every look.
 const DISK_STEP_MB: u64 = 1024;
 
+/// The kernel's id of this boot.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The id of this boot; `None` where it cannot be told.
+pub fn boot_id(file: &Path) -> Option<uuid::Uuid> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
 /// Measures.
 pub fn measure(root: &Path) -> WorkerFacts {
     let uname = rustix::system::uname();

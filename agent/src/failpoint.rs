@@ -24,12 +24,18 @@ pub const FAILPOINTS: &[&str] = &[
 /// Those of an operation alone.
 pub const OPERATION_FAILPOINTS: &[&str] = &["operation::recorded", "operation::after_exit", "operation::result"];
 
+/// That of a start after a boot.
+pub const BOOT_FAILPOINT: &str = "boot::recorded";
+
 /// Dies here if a test wants it.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static TIMES: AtomicUsize = AtomicUsize::new(0);
-    debug_assert!(FAILPOINTS.contains(&name) || OPERATION_FAILPOINTS.contains(&name), "{name} is not listed");
+    debug_assert!(
+        FAILPOINTS.contains(&name) || OPERATION_FAILPOINTS.contains(&name) || name == BOOT_FAILPOINT,
+        "{name} is not listed"
+    );
     let Ok(wanted) = std::env::var("MAAND_FAILPOINT") else { return };
     // A point's own name has two colons, its number one.
     let (point, number) = match wanted.rsplit_once(':') {

@@ -113,6 +113,22 @@ impl Identity {
         write().map_err(|error| self.problem("the agent's identity cannot be written").cause(&error))
     }
 
+    /// The authorities that the controller may come from, from now on.
+    pub fn save_roots(&self, roots: &str) -> Result<(), Diagnostic> {
+        let problem =
+            |error: &dyn std::error::Error| self.problem("the controller's authorities cannot be kept").cause(error);
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(roots.as_bytes()).collect();
+        if read.map_err(|error| problem(&error))?.is_empty() {
+            return Err(self.problem("the controller named no authority: those that are known stay"));
+        }
+        durable::write(&self.roots(), roots.as_bytes(), 0o600).map_err(|error| problem(&error))
+    }
+
+    /// Whether `roots` are the ones that are kept.
+    pub fn has_roots(&self, roots: &str) -> bool {
+        std::fs::read_to_string(self.roots()).is_ok_and(|kept| kept == roots)
+    }
+
     /// The key of the renewal that is under way, or a new one: durable before a certificate is asked for, so that a lost
     /// answer can be asked for again.
     pub fn renewal_key(&self) -> Result<KeyPair, Diagnostic> {
@@ -195,6 +211,11 @@ fn read(certificate: &[u8]) -> Option<(Vec<u8>, Life)> {
     let validity = parsed.validity();
     let life = Life { not_before_ms: ms(validity.not_before), not_after_ms: ms(validity.not_after) };
     Some((parsed.public_key().raw.to_vec(), life))
+}
+
+/// sha256 of an authority's public key, as join tokens pin it.
+pub fn pin(certificate: &[u8]) -> Option<[u8; 32]> {
+    read(certificate).map(|(spki, _)| shared::token::pin(&spki))
 }
 
 /// A request for a certificate of `key`: of it only the key counts. DER.

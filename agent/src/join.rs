@@ -90,6 +90,7 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
         root: dirs.0,
         state: dirs.1,
         poll_interval_seconds: None,
+        drift_check_seconds: None,
         allow: None,
     };
     config.save(&into)?;

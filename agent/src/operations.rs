@@ -78,6 +78,11 @@ impl Workshop {
         self.operate();
     }
 
+    /// The controller's clock by now; `None` before it was heard.
+    pub fn controller_ms(&self) -> Option<i64> {
+        lock(&self.operations.heard).map(Heard::now_ms)
+    }
+
     /// Whether an operation is at work on what health checks look at.
     pub fn is_disturbed(&self, alloc: AllocId) -> bool {
         let disturbs = |work: &Work| match work {
@@ -104,6 +109,7 @@ impl Workshop {
             known.iter().for_each(|entry| self.keep_or_forget(entry, &desired, &mut running));
         }
         let mut news = false;
+        let hold = self.on_hold(&desired);
         for asked in &desired.operations {
             let entry = known.iter().find(|entry| entry.asked.id == asked.id);
             let alloc = asked.work.alloc_id();
@@ -112,7 +118,8 @@ impl Workshop {
             let matters = entry.is_none() && asked.precondition.is_some_and(|wanted| wanted.bundle.is_some());
             let row = alloc.filter(|_| matters).and_then(|alloc| self.ledger.row(alloc).ok().flatten());
             let view = View {
-                now_ms: lock(&self.operations.heard).map(Heard::now_ms),
+                now_ms: self.controller_ms(),
+                hold: hold.as_deref(),
                 allow: self.operations.allow.as_deref(),
                 update_seq: desired.fence.update_seq,
                 wanted,
@@ -362,6 +369,8 @@ impl Workshop {
                 Ended::Failed { .. } | Ended::TimedOut => Process::Failed,
                 _ => Process::Unknown,
             };
+            // Whoever did that knows better than what was so before the boot.
+            row.boot = row.boot.filter(|boot| boot.outcome.is_some());
             if let Err(error) = self.ledger.save(&row) {
                 tracing::error!(error = chain(&error), "ledger_unwritable");
             }

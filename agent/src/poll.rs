@@ -12,9 +12,10 @@ use shared::api::v1::desired::{DesiredState, Envelope, RunState};
 use shared::backoff::Backoff;
 use shared::diagnostic::chain;
 
-use crate::client::{Client, Failed, Polled};
+use crate::client::{Answer, Client, Failed, Polled};
 use crate::clock;
 use crate::config::Config;
+use crate::reconcile::grant::Grant;
 use crate::reconcile::{Accepted, Verdict, verdict};
 use crate::service::{Loop, Service};
 use crate::state::durable;
@@ -22,9 +23,6 @@ use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
 
-/// Longest time from asking whether a desired state still holds to acting on the answer: longer than a slow
-/// line takes, and a small part of the usual pickup_timeout.
-const FRESH: Duration = Duration::from_secs(5);
 /// Longest time that one round takes beside its wait: connecting, the answer, asking once more, a pause after trouble.
 const EXCHANGE: Duration = Duration::from_secs(150);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -60,11 +58,12 @@ pub async fn poll(
         };
         service.back_within(Loop::Poll, Duration::from_secs(wait) + EXCHANGE);
         let pause = match client.desired(last.map(|last| last.fence), wait).await {
-            Ok((answer, clock_ms)) => {
+            Ok(answer) => {
                 service.controller(None);
                 if !reached {
                     reached = true;
                     shop.send_late();
+                    shop.try_again();
                     // It may be another one by now, or have an older catalog: it is told everything anew.
                     shop.transient.report_now();
                 }
@@ -72,10 +71,10 @@ pub async fn poll(
                     tracing::info!("controller_reached");
                     said.clear();
                 }
-                if let Some(clock_ms) = clock_ms {
+                if let Some(clock_ms) = answer.clock_ms {
                     shop.heard(clock_ms);
                 }
-                match answer {
+                match answer.polled {
                     Polled::Newer(envelope) => {
                         let is_taken = offered(config, client, ledger, layout, shop, last.as_ref(), envelope).await;
                         // The controller would offer the same again at once.
@@ -83,7 +82,7 @@ pub async fn poll(
                         attempt = if is_taken { 0 } else { attempt.saturating_add(1) };
                         delay.max(config.poll_interval_seconds.map(|s| Duration::from_secs(s.into())))
                     }
-                    Polled::Nothing(pause) => {
+                    Polled::Nothing { pause, .. } => {
                         attempt = 0;
                         // It ends, and is away for a while without a poll that fails.
                         reached &= pause.is_none();
@@ -146,12 +145,20 @@ async fn offered(
         Err(error) => return refuse(format!("the document is not of its form: {error}")),
     };
     let hash = *BlobDigest::of(&payload).as_bytes();
-    let asked = clock::instant();
+    let asked = clock::moment();
+    let mut grant = None;
     if brings_work(ledger, &state) {
         // It may have lain in a socket while this process or its machine stood still, and be taken back since:
         // what is not the newest any more is not begun.
         match client.desired(Some(state.fence), 0).await {
-            Ok((Polled::Nothing(_), _)) if asked.elapsed() < FRESH => {}
+            Ok(Answer { polled: Polled::Nothing { lease_ms, .. }, .. }) => {
+                let given = Grant { fence: state.fence, asked, lease_ms };
+                if !given.covers(state.fence, clock::moment()) {
+                    tracing::info!(fence = %state.fence, lease_ms, "desired_unconfirmed");
+                    return false;
+                }
+                grant = Some(given);
+            }
             Ok(_) => {
                 tracing::info!(fence = %state.fence, "desired_superseded");
                 return true;
@@ -175,6 +182,9 @@ async fn offered(
             tracing::info!(fence = %state.fence, "desired_accepted");
             shop.transient.refused(None);
             describe(layout, &state);
+            if let Some(grant) = grant {
+                shop.confirmed(grant);
+            }
             shop.set(state);
             true
         }

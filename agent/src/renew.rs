@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 use rcgen::PublicKeyData;
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
@@ -111,6 +111,10 @@ pub struct Renewing {
     /// Where in the span of renewals this agent's is: the same for as long as it runs.
     random: f64,
     is_off: bool,
+    /// What the controller said of its authorities when it was last asked.
+    authority: Option<String>,
+    /// The controller wants another certificate to be used.
+    is_unwanted: bool,
     written: Option<Refusal>,
 }
 
@@ -118,7 +122,18 @@ impl Renewing {
     /// Of the identity that was loaded.
     pub fn new(identity: Identity, bucket: BucketId, url: &str, client: Client, held: Loaded) -> Self {
         let random = clock::random();
-        Self { identity, bucket, url: url.to_owned(), client, held, random, is_off: false, written: None }
+        Self {
+            identity,
+            bucket,
+            url: url.to_owned(),
+            client,
+            held,
+            random,
+            is_off: false,
+            authority: None,
+            is_unwanted: false,
+            written: None,
+        }
     }
 
     /// Goes on for ever.
@@ -128,16 +143,28 @@ impl Renewing {
         drop(std::fs::remove_file(self.identity.refusal()));
         loop {
             self.note_news();
+            // Once at each start, and when the controller says that something has changed.
+            let mut soon = None;
+            if (self.authority.is_none() || self.authority != self.client.heard().authority())
+                && let Err(error) = self.learn().await
+            {
+                tracing::debug!(error = chain(&error), "authorities_unknown");
+                soon = Some(RETRY.delay(attempt, clock::random()));
+            }
             let Some(newest) = self.held.newest() else { return };
             let known = Known {
                 life: newest.life,
                 is_untried: self.held.next.is_some(),
                 is_ended: self.client.heard().is_ended(),
-                is_unwanted: false,
+                is_unwanted: self.is_unwanted,
             };
             let now_ms = clock::now_ms().saturating_add(self.client.heard().offset_ms().unwrap_or(0));
             let done = match step(&known, now_ms, self.random) {
                 Step::Wait(pause) => {
+                    if soon.is_some() {
+                        attempt = attempt.saturating_add(1);
+                    }
+                    let pause = soon.map_or(pause, |soon| soon.min(pause));
                     drop(tokio::time::timeout(pause, self.client.heard().news()).await);
                     continue;
                 }
@@ -194,10 +221,11 @@ impl Renewing {
 
     /// Shows the new certificate: with the first request that is let in it is the agent's only one.
     async fn show(&mut self) -> Result<(), Held> {
-        match self.client.whoami().await {
+        match self.client.whoami(&self.trusts()).await {
             Ok(whoami) => {
                 self.identity.promote()?;
                 self.held = self.identity.load()?;
+                self.is_unwanted = whoami.renew;
                 tracing::info!(generation = whoami.generation, "certificate_renewed");
                 Ok(())
             }
@@ -210,6 +238,29 @@ impl Renewing {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Pins of the authorities that are trusted.
+    fn trusts(&self) -> String {
+        let pins = self.held.roots.iter().filter_map(|root| identity::pin(root));
+        pins.map(|pin| HEXLOWER.encode(&pin)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Asks which authorities count. New ones are durable, then used, then said to be: the controller waits for that.
+    async fn learn(&mut self) -> Result<(), Held> {
+        let mut whoami = self.client.whoami(&self.trusts()).await?;
+        if let Some(roots) = whoami.trust_roots.take()
+            && !self.identity.has_roots(&roots)
+        {
+            self.identity.save_roots(&roots)?;
+            self.held = self.identity.load()?;
+            self.use_newest()?;
+            tracing::info!(count = self.held.roots.len(), "authorities_changed");
+            whoami = self.client.whoami(&self.trusts()).await?;
+        }
+        self.is_unwanted = whoami.renew;
+        self.authority = Some(self.client.heard().authority().unwrap_or_default());
+        Ok(())
     }
 
     async fn renew(&mut self) -> Result<(), Held> {
@@ -226,6 +277,7 @@ impl Renewing {
         self.identity.save_next(&answer.certificate)?;
         self.held = self.identity.load()?;
         self.client.heard().certificate_changed();
+        self.is_unwanted = false;
         self.use_newest()?;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shared::api::v1::desired::DesiredState;
 use shared::api::v1::facts::WorkerFacts;
 use shared::api::v1::health::ObservedHealth;
 use shared::api::v1::report::{Fetched, MAX_PATHS, ObservedAllocation, Phase, Report};
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::health::schedule::News;
-use crate::reconcile::{Place, Row};
+use crate::reconcile::{Place, Row, heal};
 use crate::service::{Loop, Service};
 use crate::state::ledger::Ledger;
 use crate::{clock, facts, machine};
@@ -155,6 +156,7 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
         paths.truncate(MAX_PATHS);
         paths
     };
+    let (_, unhealed) = heal::decide(&row.drift, &row.list, &row.heals, clock::now_ms());
     ObservedAllocation {
         alloc_id: row.alloc_id,
         job: row.job,
@@ -168,6 +170,8 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
         process: row.process,
         action: row.action,
         problem,
+        boot: row.boot,
+        unhealed: first(unhealed),
         drift: first(row.drift),
         unmanaged: first(row.unmanaged),
         health,
@@ -244,7 +248,8 @@ fn report(
     boot_id: Uuid,
     facts: Option<WorkerFacts>,
 ) -> crate::state::ledger::Result<Report> {
-    let accepted = ledger.accepted()?.map(|(accepted, _)| accepted.fence);
+    let accepted = ledger.accepted()?;
+    let essence = accepted.as_ref().and_then(|(_, payload)| serde_json::from_slice::<DesiredState>(payload).ok());
     let mut doing = transient.doing();
     let mut health = transient.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let fetched = transient.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -267,7 +272,8 @@ fn report(
         number,
         boot_id,
         clock_ms: clock::now_ms(),
-        accepted,
+        accepted: accepted.map(|(accepted, _)| accepted.fence),
+        essence: essence.map(|state| state.essence()),
         refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         allocations,
         operations: ledger.operations()?.into_iter().map(|entry| entry.observed).collect(),

@@ -25,3 +25,11 @@ pub fn run_uuid() -> Uuid {
 pub fn instant() -> std::time::Instant {
     std::time::Instant::now()
 }
+
+/// A moment, `2026-11-23 22:15:10 UTC`.
+pub fn time(ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        Err(_) => format!("{ms} ms"),
+    }
+}

@@ -89,6 +89,14 @@ impl BucketDir {
         &self.0
     }
 
+    /// Certificate and key of one of the agents' authorities: number 1 is the first that there was.
+    pub fn agent_ca(&self, number: u32) -> (PathBuf, PathBuf) {
+        match number {
+            1 => (self.agent_ca_cert(), self.agent_ca_key()),
+            n => (self.secrets().join(format!("agent-ca-{n}.crt")), self.secrets().join(format!("agent-ca-{n}.key"))),
+        }
+    }
+
     /// A job's directory.
     pub fn job(&self, job: &str) -> PathBuf {
         self.jobs().join(job)

@@ -101,6 +101,7 @@ codes! {
     Unhealthy = 92, "a health check failed";
     OperationFailed = 93, "an operation on a worker failed";
     CopiedIdentity = 94, "this agent's identity is a copy";
+    Rotation = 95, "the agents' authority cannot be replaced like this";
 }
 
 impl fmt::Display for Code {

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod alone;
 mod api;
 mod architecture;
 mod booted;

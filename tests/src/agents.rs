@@ -96,6 +96,18 @@ impl Agent {
         self.running = Some(Running::start(&format!("agent {}", self.host), command, &self.dir.join("agent.log")));
     }
 
+    /// Starts `maand-agent run` with more arguments.
+    pub fn start_as(&mut self, arguments: &[&str]) {
+        let mut command = self.command();
+        command.arg("run").args(arguments);
+        self.running = Some(Running::start(&format!("agent {}", self.host), command, &self.dir.join("agent.log")));
+    }
+
+    /// Its agent.toml.
+    pub fn settings(&self) -> PathBuf {
+        self.dir.join("agent.toml")
+    }
+
     /// The process, which must have been started.
     pub fn process(&mut self) -> &mut Running {
         self.running.as_mut().expect("the agent was started")

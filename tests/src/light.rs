@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use agent::client::{Client, Polled};
+use agent::client::{Answer, Client, Polled};
 use agent::identity::Identity;
 use agent::join::{self, Place};
 use agent::reconcile::{self, Accepted, Row, Step, Verdict};
@@ -138,14 +138,16 @@ impl Light {
             }
             loop {
                 match client.desired(after, MAX_WAIT_S).await {
-                    Ok((Polled::Nothing(pause), _)) => tokio::time::sleep(pause.unwrap_or_default()).await,
-                    Ok((Polled::Newer(envelope), _)) => {
+                    Ok(Answer { polled: Polled::Nothing { pause, .. }, .. }) => {
+                        tokio::time::sleep(pause.unwrap_or_default()).await
+                    }
+                    Ok(Answer { polled: Polled::Newer(envelope), .. }) => {
                         let payload = BASE64.decode(envelope.payload.as_bytes()).unwrap();
                         let offered: DesiredState = serde_json::from_slice(&payload).unwrap();
                         // As real ones do where there is work: does it still hold?
                         match client.desired(Some(offered.fence), 0).await {
-                            Ok((Polled::Nothing(_), _)) => self.accept(&payload),
-                            Ok((Polled::Newer(_), _)) => continue,
+                            Ok(Answer { polled: Polled::Nothing { lease_ms: 1.., .. }, .. }) => self.accept(&payload),
+                            Ok(_) => continue,
                             Err(_) => return,
                         }
                         break;
@@ -238,6 +240,8 @@ impl Ledger {
             drift: Vec::new(),
             unmanaged: Vec::new(),
             fetched: None,
+            boot: None,
+            unhealed: vec![],
             health: asked(row.alloc_id).then(|| ObservedHealth {
                 state: HealthState::Healthy,
                 action: row.action.as_ref().map(|action| action.id),
@@ -255,6 +259,7 @@ impl Ledger {
             boot_id: uuid::Uuid::nil(),
             clock_ms: 0,
             accepted: self.accepted.map(|accepted| accepted.fence),
+            essence: None,
             refused: None,
             allocations: self.rows.values().map(observed).collect(),
             operations: Vec::new(),

@@ -109,9 +109,18 @@ pub fn hash(tree: &Tree, path: &RelPath, len: u64) -> io::Result<Option<BlobDige
 }
 
 /// It is no file, or a lease is on it (fcntl(2), `F_SETLEASE`), which would have the agent wait.
-fn withheld(error: &io::Error) -> bool {
+pub(super) fn withheld(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::WouldBlock)
         || Errno::from_io_error(error) == Some(Errno::NXIO)
+}
+
+/// Files that `list` does not have, outside what is the job's own.
+pub fn unmanaged_files(tree: &Tree, list: &Bundle) -> io::Result<Vec<RelPath>> {
+    let mut survey = Survey::default();
+    let managed = list.entries().iter().map(|entry| entry.path.as_str()).collect();
+    Walk { tree, managed, looked: 0, survey: &mut survey }.below("")?;
+    survey.unmanaged.sort();
+    Ok(survey.unmanaged)
 }
 
 /// A look for what no list has.

@@ -361,6 +361,8 @@ mod tests {
                 run_id: shared::RunId::from_uuid(Uuid::from_u128(3)),
             }),
             dir_mode: None,
+            deployment_seq: 0,
+            self_heal: false,
             health: Some(spec()),
         };
         let of = |state, kind, row: &Row| Subject::of(&desired(state, kind), row).unwrap().runs;

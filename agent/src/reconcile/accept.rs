@@ -70,6 +70,7 @@ mod tests {
             allocations: vec![],
             prefetch: vec![],
             operations: vec![],
+            hold: None,
         }
     }
 

@@ -3,16 +3,20 @@
 //! a crash anywhere is answered by asking again.
 
 pub mod accept;
+pub mod boot;
+pub mod grant;
+pub mod heal;
 pub mod next;
 pub mod operation;
 pub mod renewal;
 
 pub use accept::{Accepted, Verdict, verdict};
+pub use heal::Heal;
 pub use next::{Step, next};
 
 use serde::{Deserialize, Serialize};
 use shared::api::v1::desired::DesiredAction;
-use shared::api::v1::report::{ObservedAction, Process};
+use shared::api::v1::report::{ObservedAction, ObservedBoot, Process};
 use shared::{AllocId, Bundle, BundleDigest, Entry, JobName, RelPath};
 
 use crate::apply::plan::Before;
@@ -47,6 +51,10 @@ pub struct Row {
     pub drift: Vec<RelPath>,
     /// Files that no bundle put there.
     pub unmanaged: Vec<RelPath>,
+    /// Its start after the machine's last boot, where it was owed one.
+    pub boot: Option<ObservedBoot>,
+    /// What was put back of late because it had been edited.
+    pub heals: Vec<Heal>,
 }
 
 impl Row {
@@ -66,6 +74,8 @@ impl Row {
             running: None,
             drift: Vec::new(),
             unmanaged: Vec::new(),
+            boot: None,
+            heals: Vec::new(),
         }
     }
 }
@@ -99,4 +109,7 @@ pub struct Running {
     pub action: DesiredAction,
     /// When it was started, milliseconds since 1970 UTC.
     pub started_ms: i64,
+    /// It is the start after a boot, and no deploy's.
+    #[serde(default)]
+    pub after_boot: bool,
 }

@@ -107,6 +107,8 @@ mod tests {
             current_version: "0.0.0".into(),
             new_version: "1.0.0".into(),
             dir_mode: None,
+            deployment_seq: 0,
+            self_heal: false,
             health: None,
             action,
         }
@@ -201,7 +203,7 @@ mod tests {
     #[test]
     fn a_run_that_was_begun_is_settled_before_anything_else() {
         let mut known = row(Place::Whole(digest(1)), Some(1));
-        let running = Running { action: action(1, ActionKind::Start), started_ms: 5 };
+        let running = Running { action: action(1, ActionKind::Start), started_ms: 5, after_boot: false };
         known.running = Some(running.clone());
         for state in [RunState::Running, RunState::Absent, RunState::Purged] {
             assert_eq!(next(&desired(state, Some(2), None), &known), Step::Resume(running.clone()));

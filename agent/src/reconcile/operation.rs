@@ -14,6 +14,8 @@ pub const AT_ONCE: usize = 8;
 pub struct View<'a> {
     /// The controller's clock, milliseconds since 1970 UTC; `None` before it was heard.
     pub now_ms: Option<i64>,
+    /// Why an operator wants nothing changed on this worker now.
+    pub hold: Option<&'a str>,
     /// Words of kinds that agent.toml allows; `None`: all.
     pub allow: Option<&'a [String]>,
     /// The deploy that the agent knows.
@@ -57,6 +59,10 @@ pub fn turn(operation: &Operation, known: Option<&ObservedOperation>, view: &Vie
     let refuse = |reason: String| Turn::End(Ended::Refused { reason });
     if let Some(reason) = impossible(operation, view) {
         return refuse(reason);
+    }
+    let changes = matches!(operation.work, Work::Make { .. } | Work::Script { .. });
+    if let Some(reason) = view.hold.filter(|_| changes) {
+        return refuse(format!("an operator holds this worker: {reason}; maand agent unhold ends that"));
     }
     let Some(now_ms) = view.now_ms else { return Turn::Wait };
     if now_ms > operation.not_after_ms {
@@ -160,6 +166,8 @@ mod tests {
             new_version: "1.0.0".into(),
             action: None,
             dir_mode: None,
+            deployment_seq: 0,
+            self_heal: false,
             health: None,
         }
     }
@@ -175,6 +183,7 @@ mod tests {
         row.place = Place::Whole(digest(1));
         let view = View {
             now_ms: Some(100),
+            hold: None,
             allow: None,
             update_seq: 7,
             wanted: Some(&here),
@@ -209,6 +218,7 @@ mod tests {
         row.place = Place::Whole(digest(1));
         let view = View {
             now_ms: Some(0),
+            hold: None,
             allow: None,
             update_seq: 7,
             wanted: Some(&here),
@@ -216,6 +226,11 @@ mod tests {
             busy: false,
             running: 0,
         };
+        let held = View { hold: Some("a disk is being replaced"), ..view };
+        refused(turn(&make("status"), None, &held), "an operator holds this worker: a disk is being replaced");
+        refused(turn(&script(), None, &held), "maand agent unhold");
+        let logs = Work::Logs { alloc_id: ALLOC, job: "api".parse().unwrap(), tail: 1, follow: false };
+        assert_eq!(turn(&Operation { work: logs, ..make("x") }, None, &held), Turn::Start, "reading changes nothing");
         let only_make = ["make".to_owned()];
         let strict = View { allow: Some(&only_make), ..view };
         assert_eq!(turn(&make("status"), None, &strict), Turn::Start);

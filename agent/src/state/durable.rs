@@ -14,7 +14,8 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         std::fs::create_dir_all(dir)?;
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = dir.join(format!(".maand-{name}-{}", std::process::id()));
+    // One writer of a path at a time: what one that was cut off left is taken by the next.
+    let temporary = dir.join(format!(".maand-{name}-new"));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;

@@ -11,18 +11,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use rustix::fs::{FlockOperation, flock};
 use shared::api::v1::desired::Fence;
-use shared::api::v1::report::{ObservedAction, Process};
+use shared::api::v1::report::{ObservedAction, ObservedBoot, Process};
 use shared::{AllocId, Bundle, BundleDigest, Code, Diagnostic, OperationId, RelPath};
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::durable::private_dir;
 use super::layout::Layout;
 use crate::failpoint;
 use crate::operations::Entry;
-use crate::reconcile::{Accepted, Place, Row as Known, Running};
+use crate::reconcile::{Accepted, Heal, Place, Row as Known, Running};
 
 /// The ledger's schema; a newer one is refused.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -63,6 +64,14 @@ ALTER TABLE allocation ADD COLUMN purged INTEGER NOT NULL DEFAULT 0;
 const THIRD: &str = "
 -- JSON: what lists before `list` had otherwise, and may still be in place while that is being changed.
 ALTER TABLE allocation ADD COLUMN leaving TEXT NOT NULL DEFAULT '[]';
+";
+
+/// What the fourth schema adds.
+const FOURTH: &str = "
+-- The boot that the agent last saw.
+ALTER TABLE agent ADD COLUMN boot_id TEXT;
+ALTER TABLE allocation ADD COLUMN boot TEXT;   -- JSON of ObservedBoot, of this boot
+ALTER TABLE allocation ADD COLUMN heals TEXT NOT NULL DEFAULT '[]'; -- JSON: what was put back, and how often
 ";
 
 /// Why the ledger could not be used.
@@ -125,7 +134,7 @@ impl Ledger {
         match found {
             SCHEMA => {}
             0..SCHEMA => {
-                let steps = [TABLES, SECOND, THIRD].into_iter().skip(found as usize).collect::<String>();
+                let steps = [TABLES, SECOND, THIRD, FOURTH].into_iter().skip(found as usize).collect::<String>();
                 let script = format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
                 // Into the file itself: an older package looks there before it is put in this one's place.
@@ -191,6 +200,25 @@ impl Ledger {
         Ok(())
     }
 
+    /// The boot that the agent last saw.
+    pub fn boot_id(&self) -> Result<Option<Uuid>> {
+        let text: Option<String> = self
+            .lock()
+            .query_row("SELECT boot_id FROM agent", [], |row| row.get(0))
+            .during("reading which boot was the last")?;
+        Ok(text.and_then(|text| text.parse().ok()))
+    }
+
+    /// The machine was booted: what is owed a start is on record together with that. Durable when this returns.
+    pub fn booted(&self, boot_id: Uuid, rows: &[Known]) -> Result<()> {
+        let during = "recording a boot";
+        let mut connection = self.lock();
+        let transaction = connection.transaction().during(during)?;
+        rows.iter().try_for_each(|row| save(&transaction, row))?;
+        transaction.execute("UPDATE agent SET boot_id = ?1", [boot_id.to_string()]).during(during)?;
+        transaction.commit().during(during)
+    }
+
     /// Every allocation that the agent has anything of, by job.
     pub fn rows(&self) -> Result<Vec<Known>> {
         let connection = self.lock();
@@ -218,40 +246,7 @@ impl Ledger {
 
     /// Writes an allocation, whole. Durable when this returns.
     pub fn save(&self, row: &Known) -> Result<()> {
-        self.lock()
-            .prepare_cached(
-                "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, \
-                 version, purged, leaving) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (alloc_id) DO UPDATE SET \
-                   bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
-                   applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
-                   running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged, \
-                   version = excluded.version, purged = excluded.purged, leaving = excluded.leaving",
-            )
-            .and_then(|mut upsert| {
-                let (bundle, applying) = match row.place {
-                    Place::Empty => (None, None),
-                    Place::Whole(bundle) => (Some(bundle.to_string()), None),
-                    Place::Applying { to } => (None, Some(to.to_string())),
-                };
-                upsert.execute(params![
-                    row.alloc_id.to_string(),
-                    row.job.as_str(),
-                    bundle,
-                    applying,
-                    json(&row.list),
-                    row.applied_ms,
-                    json(&row.process),
-                    row.action.as_ref().map(json),
-                    row.running.as_ref().map(json),
-                    json(&row.drift),
-                    json(&row.unmanaged),
-                    row.version,
-                    row.purged,
-                    json(&row.leaving),
-                ])
-            })
-            .during("writing an allocation")?;
-        Ok(())
+        save(&self.lock(), row)
     }
 
     /// Writes down what is known of an allocation's process, beside a running agent. Durable when this returns.
@@ -323,7 +318,46 @@ impl Ledger {
     }
 }
 
-const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged, leaving";
+fn save(connection: &Connection, row: &Known) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, \
+             version, purged, leaving, boot, heals) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (alloc_id) DO UPDATE SET \
+               bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
+               applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
+               running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged, \
+               version = excluded.version, purged = excluded.purged, leaving = excluded.leaving, boot = excluded.boot, heals = excluded.heals",
+        )
+        .and_then(|mut upsert| {
+            let (bundle, applying) = match row.place {
+                Place::Empty => (None, None),
+                Place::Whole(bundle) => (Some(bundle.to_string()), None),
+                Place::Applying { to } => (None, Some(to.to_string())),
+            };
+            upsert.execute(params![
+                row.alloc_id.to_string(),
+                row.job.as_str(),
+                bundle,
+                applying,
+                json(&row.list),
+                row.applied_ms,
+                json(&row.process),
+                row.action.as_ref().map(json),
+                row.running.as_ref().map(json),
+                json(&row.drift),
+                json(&row.unmanaged),
+                row.version,
+                row.purged,
+                json(&row.leaving),
+                row.boot.as_ref().map(json),
+                json(&row.heals),
+            ])
+        })
+        .during("writing an allocation")?;
+    Ok(())
+}
+
+const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged, leaving, boot, heals";
 
 fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
     let connection = Connection::open(layout.ledger())?;
@@ -368,12 +402,16 @@ fn known(row: &Row<'_>) -> Result<Known> {
     let running: Option<Running> = optional(8)?.map(|text| from("a run", &text)).transpose()?;
     let drift: Vec<RelPath> = from("drift", &text(9)?)?;
     let unmanaged: Vec<RelPath> = from("unmanaged", &text(10)?)?;
+    let boot: Option<ObservedBoot> = optional(14)?.map(|text| from("a start after a boot", &text)).transpose()?;
+    let heals: Vec<Heal> = from("what was put back", &text(15)?)?;
     Ok(Known {
         alloc_id: text(0)?.parse().map_err(|e: shared::id::IdError| damaged("an id")(e.to_string()))?,
         job: text(1)?.parse().map_err(|e: shared::id::IdError| damaged("a job")(e.to_string()))?,
         place,
         list,
         leaving,
+        boot,
+        heals,
         applied_ms: row.get(5).during("reading an allocation")?,
         process,
         action,

@@ -9,7 +9,7 @@ use shared::ActionKind;
 use shared::action::{ENV_CURRENT_VERSION, ENV_NEW_VERSION};
 use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState, RunState};
 use shared::api::v1::logs::Source;
-use shared::api::v1::report::{ObservedAction, Outcome, Phase, Process};
+use shared::api::v1::report::{ObservedAction, ObservedBoot, Outcome, Phase, Process};
 use shared::diagnostic::chain;
 
 use super::{Held, Workshop};
@@ -31,13 +31,19 @@ impl Workshop {
         let Some(target) = action.kind.make_target() else { return Ok(()) };
         self.transient.phase(row.alloc_id, &row.job, Phase::Running);
         let started_ms = clock::now_ms();
+        let before = row.clone();
         row = acted(row, wanted, action);
-        row.running = Some(Running { action: action.clone(), started_ms });
+        row.running = Some(Running { action: action.clone(), started_ms, after_boot: false });
         row.action = Some(ObservedAction { id: action.id, outcome: None, started_ms, duration_ms: 0, tail: None });
         // Durable before make starts: whatever happens now, this id is never run again.
         self.save(&row)?;
         self.stirred.notify_one();
         failpoint::hit("run::recorded");
+        if !self.may_begin(desired.fence) {
+            // It took that long to write it down: nothing was begun under the id.
+            self.save(&before)?;
+            return Err(Held::Unconfirmed("the controller's word was too old by then; it is asked again".to_owned()));
+        }
         let dir = self.layout.run(&action.id.to_string());
         let spec = run::Spec {
             dir: self.layout.job(&row.job),
@@ -72,7 +78,7 @@ impl Workshop {
         self.ended(row, &running.action, running.started_ms, &dir, ended, shipping)
     }
 
-    fn ended(
+    pub(super) fn ended(
         &self,
         row: Row,
         action: &DesiredAction,
@@ -113,7 +119,15 @@ impl Workshop {
             (Outcome::Interrupted | Outcome::Refused { .. }, _) => Process::Unknown,
         };
         tracing::info!(job = %row.job, action = %action.kind, ?outcome, duration_ms, "action_ended");
-        row.running = None;
+        let after_boot = row.running.take().is_some_and(|running| running.after_boot);
+        if after_boot {
+            // No rollout's: what the last one asked for stays as it was.
+            row.boot = Some(ObservedBoot { outcome: Some(outcome), started_ms, duration_ms, tail });
+            self.save(&row)?;
+            self.stirred.notify_one();
+            self.prune_runs();
+            return Ok(());
+        }
         row.action = Some(ObservedAction { id: action.id, outcome: Some(outcome), started_ms, duration_ms, tail });
         self.save(&row)?;
         self.stirred.notify_one();
@@ -158,6 +172,10 @@ pub fn environment(desired: &DesiredState, wanted: &DesiredAllocation) -> BTreeM
 pub(super) fn acted(mut row: Row, wanted: &DesiredAllocation, action: &DesiredAction) -> Row {
     if action.kind != ActionKind::Stop {
         row.version.clone_from(&wanted.new_version);
+    }
+    if action.kind.make_target().is_some() {
+        // What a deploy does now stands in for the start that was owed.
+        row.boot = row.boot.filter(|boot| boot.outcome.is_some());
     }
     // Stopped here once, and from now on in the hands of hooks: whether it runs is theirs to know.
     let by_hooks = wanted.health.as_ref().is_some_and(|health| health.by_hooks);

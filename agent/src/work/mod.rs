@@ -3,10 +3,13 @@
 //! side by side.
 
 mod act;
+mod boot;
+mod confirm;
+mod drift;
 mod early;
 mod place;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +18,7 @@ use shared::api::v1::desired::{DesiredAllocation, DesiredState};
 use shared::api::v1::report::{Outcome, Phase};
 use shared::backoff::Backoff;
 use shared::diagnostic::chain;
-use shared::{AllocId, Bundle, BundleDigest, JobName};
+use shared::{ActionKind, AllocId, Bundle, BundleDigest, JobName};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -23,6 +26,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::health::probe::Prober;
 use crate::operations::Operations;
+use crate::reconcile::grant::{Grant, begins};
 use crate::reconcile::{Row, Step, next};
 use crate::report::Transient;
 use crate::state::layout::Layout;
@@ -54,6 +58,12 @@ pub struct Workshop {
     pub prober: Arc<Prober>,
     desired: Mutex<Arc<DesiredState>>,
     busy: Mutex<HashSet<AllocId>>,
+    /// The controller's last word that a desired state is its newest.
+    grant: Mutex<Option<Grant>>,
+    /// Asking for it, one at a time.
+    asking: Mutex<()>,
+    /// Whose start after the machine's boot is to be done, or was.
+    turns: Mutex<BTreeSet<AllocId>>,
     /// Fetching and activating, one at a time.
     turn: Mutex<()>,
     /// Output did not get through: it is sent when a report does.
@@ -80,6 +90,12 @@ enum Held {
     Apply(String),
     #[error("{0}")]
     Ledger(String),
+    #[error("not begun: {0}")]
+    Unconfirmed(String),
+    #[error("held by an operator: {0}")]
+    OnHold(String),
+    #[error("its start after the boot comes first")]
+    BootFirst,
 }
 
 impl Workshop {
@@ -109,6 +125,9 @@ impl Workshop {
             unsent: AtomicBool::new(false),
             desired,
             busy,
+            grant: Mutex::new(None),
+            asking: Mutex::new(()),
+            turns: Mutex::default(),
             turn,
             sending,
             early,
@@ -169,7 +188,7 @@ impl Workshop {
         for wanted in &desired.allocations {
             let row = rows.get(&wanted.alloc_id).cloned();
             let row = row.unwrap_or_else(|| Row::new(wanted.alloc_id, wanted.job.clone()));
-            if next(wanted, &row) == Step::Nothing {
+            if next(wanted, &row) == Step::Nothing && !self.is_to_start(wanted, &row) {
                 continue;
             }
             any = true;
@@ -201,7 +220,11 @@ impl Workshop {
                     false
                 }
                 Some(Err(held)) => {
-                    let phase = if matches!(held, Held::Fetch(_)) { Phase::Fetching } else { Phase::Applying };
+                    let phase = match held {
+                        Held::Fetch(_) => Phase::Fetching,
+                        Held::Apply(_) | Held::Ledger(_) => Phase::Applying,
+                        Held::Unconfirmed(_) | Held::OnHold(_) | Held::BootFirst => Phase::Idle,
+                    };
                     // Once for each kind of trouble, not once for each try.
                     if self.transient.problem(alloc, &job, phase, held.to_string()) {
                         tracing::warn!(%job, reason = %held, "step_held");
@@ -223,6 +246,12 @@ impl Workshop {
         self.operate();
     }
 
+    /// The controller is back: what waits for it does not wait out its pause.
+    pub fn try_again(&self) {
+        *lock(&self.moved.0) += 1;
+        self.moved.1.notify_all();
+    }
+
     fn pause(&self, seen: u64, limit: Duration) {
         let moved = lock(&self.moved.0);
         drop(self.moved.1.wait_timeout_while(moved, limit, |now| *now == seen));
@@ -237,6 +266,20 @@ impl Workshop {
         // Who else works under this identity is not worked against; what runs already is followed to its end.
         if self.client.heard().is_held() && !matches!(step, Step::Nothing | Step::Resume(_) | Step::Complete(_)) {
             return Err(Held::Fetch("another agent works under this identity; maand-agent status".to_owned()));
+        }
+        if self.is_to_start(wanted, &row) {
+            self.start_after_boot(desired, wanted, row)?;
+            return Ok(true);
+        }
+        let waits = row.boot.as_ref().is_some_and(|boot| boot.outcome.is_none());
+        if waits && matches!(&step, Step::Run(action) if action.kind == ActionKind::Reload) {
+            return Err(Held::BootFirst);
+        }
+        if begins(&step, &row) {
+            if let Some(reason) = self.on_hold(desired) {
+                return Err(Held::OnHold(reason));
+            }
+            self.confirm(desired.fence)?;
         }
         match step {
             Step::Nothing => return Ok(false),

@@ -7,11 +7,11 @@ use rustix::fs::{Mode, fchmod, fsync};
 use shared::api::v1::desired::{DesiredAllocation, DesiredState};
 use shared::api::v1::report::{Fetched, Phase};
 use shared::diagnostic::chain;
-use shared::{Bundle, BundleDigest};
+use shared::{Bundle, BundleDigest, Entry, RelPath};
 
 use super::{Held, Workshop, lock};
 use crate::apply::activate;
-use crate::apply::plan::{Change, holds_private, plan};
+use crate::apply::plan::{Before, Change, holds_private, plan};
 use crate::apply::survey::{mounted, survey};
 use crate::apply::tree::Tree;
 use crate::reconcile::{Place, Row};
@@ -49,16 +49,8 @@ impl Workshop {
             mounted(&tree, &self.layout.job(&row.job), &mut survey);
         }
         let mut changes = plan(&before, &survey, &new).map_err(|error| apply(&error))?;
-        let mut blobs: BTreeMap<_, _> = changes
-            .steps
-            .iter()
-            .filter_map(|step| match step {
-                Change::Replace { entry, .. } | Change::Rewrite { entry, .. } => {
-                    Some(((entry.private, entry.blob), entry.len))
-                }
-                _ => None,
-            })
-            .collect();
+        let mut blobs: BTreeMap<_, _> =
+            changes.steps.iter().filter_map(written).map(|entry| ((entry.private, entry.blob), entry.len)).collect();
         fetch::reuse(&tree, &self.layout, before.entries(), &mut blobs);
         fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "").map_err(fetch)?;
         let action = wanted.action.as_ref();
@@ -122,6 +114,38 @@ impl Workshop {
         taken.ok_or_else(|| Held::Apply("maand-agent make is at work on it".to_owned()))
     }
 
+    /// Puts these files back as the bundle has them that is in place; nothing is run. The rest stays as it is.
+    pub(super) fn put_back(&self, wanted: &DesiredAllocation, mut row: Row, paths: &[RelPath]) -> Result<(), Held> {
+        let _turn = lock(&self.turn);
+        let fetch = |error: fetch::Error| Held::Fetch(chain(&error));
+        let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
+        let _alone = self.alone(&row)?;
+        let chosen = row.list.entries().iter().filter(|entry| paths.contains(&entry.path)).cloned().collect();
+        let chosen = Bundle::new(chosen).map_err(|error| apply(&error))?;
+        let tree = Tree::open(&self.layout.job(&row.job), false).map_err(|error| apply(&error))?;
+        // Nothing is trusted to be as it was.
+        let before = Before { list: &chosen, leaving: &[], applied_ms: None };
+        let mut survey = survey(&tree, &before, &chosen).map_err(|error| apply(&error))?;
+        mounted(&tree, &self.layout.job(&row.job), &mut survey);
+        let mut steps = plan(&before, &survey, &chosen).map_err(|error| apply(&error))?.steps;
+        let new: Vec<RelPath> = steps.iter().filter_map(written).map(|entry| entry.path.clone()).collect();
+        // Right in content, and wrong in mode.
+        let modes = chosen.entries().iter().filter(|entry| !new.contains(&entry.path)).map(|entry| {
+            let mode = if entry.private { entry.mode & 0o600 } else { entry.mode };
+            Change::SetMode { path: entry.path.clone(), mode }
+        });
+        steps.retain(|step| !matches!(step, Change::SetMode { .. }));
+        steps.extend(modes);
+        let blobs = steps.iter().filter_map(written);
+        let mut blobs: BTreeMap<_, _> = blobs.map(|entry| ((entry.private, entry.blob), entry.len)).collect();
+        fetch::reuse(&tree, &self.layout, row.list.entries().iter(), &mut blobs);
+        fetch::blobs(&self.net, &self.client, &self.layout, &blobs, "").map_err(fetch)?;
+        activate::activate(&tree, &self.layout, &steps).map_err(|error| apply(&error))?;
+        tracing::info!(job = %wanted.job, files = chosen.entries().len(), "files_put_back");
+        row.drift.retain(|path| !paths.contains(path));
+        self.save(&row)
+    }
+
     pub(super) fn remove_files(&self, row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         let _alone = self.alone(&row)?;
@@ -176,4 +200,12 @@ pub fn clear(layout: &Layout, ledger: &Ledger, row: Row) -> Result<(), String> {
     }
     row.leaving = Vec::new();
     ledger.save(&row).map_err(|error| failed(&error))
+}
+
+/// The file that a step writes.
+fn written(step: &Change) -> Option<&Entry> {
+    match step {
+        Change::Replace { entry, .. } | Change::Rewrite { entry, .. } => Some(entry),
+        _ => None,
+    }
 }

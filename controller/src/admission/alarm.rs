@@ -7,19 +7,22 @@ pub enum Kind {
     Copied,
     /// Two machines take turns with one identity: it gets no work until an operator says which one it is.
     Quarantined,
+    /// Its agent accepted other content under a fence than the catalog has.
+    Diverged,
     /// An enrolment for it was refused.
     JoinRefused,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Quarantined, Self::Copied, Self::JoinRefused];
+    pub const ALL: [Self; 4] = [Self::Quarantined, Self::Copied, Self::Diverged, Self::JoinRefused];
 
     /// Its word in the catalog and in JSON.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Copied => "copied_certificate",
             Self::Quarantined => "quarantined",
+            Self::Diverged => "diverged",
             Self::JoinRefused => "join_refused",
         }
     }
@@ -32,7 +35,7 @@ impl Kind {
     /// Whether somebody may be at work under the worker's name, or be kept from it: more than a try that failed.
     pub const fn is_grave(self) -> bool {
         match self {
-            Self::Quarantined | Self::Copied => true,
+            Self::Quarantined | Self::Copied | Self::Diverged => true,
             Self::JoinRefused => false,
         }
     }
@@ -47,6 +50,10 @@ impl Kind {
             Self::Quarantined => format!(
                 "stop maand-agent on the machine that is not {host}, then maand agent resolve {host}; if the key may be in \
                  wrong hands: maand agent revoke {host}, and maand agent token {host} for the machine that stays"
+            ),
+            Self::Diverged => format!(
+                "end the other controller of this bucket, if there is one; then maand deploy tells the worker anew, or maand \
+                 recover after a restored backup, and maand agent resolve {host} ends the alarm"
             ),
             Self::JoinRefused => {
                 format!("maand agent token {host} gives a new token; maand agent resolve {host} ends the alarm")

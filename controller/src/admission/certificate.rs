@@ -25,6 +25,8 @@ pub struct Known {
     pub not_after_ms: i64,
     /// It was shown before.
     pub is_used: bool,
+    /// Number of the authority that signed it.
+    pub authority: u32,
     /// It is over: why, and since when.
     pub ended: Option<(End, i64)>,
 }
@@ -107,7 +109,8 @@ mod tests {
     fn only_what_is_known_its_own_and_not_over_is_let_in() {
         let worker = |n| WorkerId::from_uuid(uuid::Uuid::from_u128(n));
         let (used, fresh) = (true, false);
-        let known = |is_used, ended| Known { worker: worker(1), generation: 3, not_after_ms: 10, is_used, ended };
+        let known =
+            |is_used, ended| Known { worker: worker(1), generation: 3, not_after_ms: 10, is_used, authority: 1, ended };
         let superseded = |at| Some((End::Superseded, at));
         let now = 1_000_000;
         for (what, known, claimed, expected) in [

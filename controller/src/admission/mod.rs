@@ -2,4 +2,5 @@
 
 pub mod alarm;
 pub mod certificate;
+pub mod rotation;
 pub mod session;

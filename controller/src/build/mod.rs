@@ -122,6 +122,7 @@ fn spec(input: &JobInput, ports: BTreeMap<shared::Name, u16>, deployment_seq: u3
         max_failed: manifest.max_failed,
         max_unreachable: manifest.max_unreachable,
         dir_mode: manifest.dir_mode,
+        self_heal: manifest.self_heal,
     }
 }
 

@@ -5,7 +5,7 @@ use shared::api::v1::desired::{DesiredAction, DesiredAllocation, DesiredState, F
 use shared::api::v1::health::HealthSpec;
 use shared::{BundleDigest, WorkerId};
 
-use super::{During, Error, Result, from_json, operations, parsed};
+use super::{During, Error, Result, from_json, holds, operations, parsed};
 
 /// The worker's desired state as the exact bytes that it is sent, always the same for one fence;
 /// `None` before the first deploy that names the worker.
@@ -45,6 +45,7 @@ pub fn state(connection: &Connection, worker: WorkerId) -> Result<Option<Desired
         allocations: allocations(connection, worker)?,
         prefetch: from_json("desired_worker.prefetch", &prefetch)?,
         operations: operations::of_worker(connection, worker)?,
+        hold: holds::of_worker(connection, worker)?,
     }))
 }
 
@@ -52,7 +53,7 @@ pub fn state(connection: &Connection, worker: WorkerId) -> Result<Option<Desired
 pub fn allocations(connection: &Connection, worker: WorkerId) -> Result<Vec<DesiredAllocation>> {
     let mut select = connection
         .prepare_cached(
-            "SELECT alloc_id, job, state, disabled, bundle, current_version, new_version, action, dir_mode, health \
+            "SELECT alloc_id, job, state, disabled, bundle, current_version, new_version, action, dir_mode, health, deployment_seq, self_heal \
              FROM desired_allocation WHERE worker_id = ?1 ORDER BY job, alloc_id",
         )
         .during("reading desired allocations")?;
@@ -69,7 +70,8 @@ pub fn allocations(connection: &Connection, worker: WorkerId) -> Result<Vec<Desi
 pub fn at_rest(connection: &Connection) -> Result<Vec<DesiredAllocation>> {
     let mut select = connection
         .prepare_cached(
-            "SELECT d.alloc_id, d.job, d.state, d.disabled, d.bundle, d.current_version, d.new_version, d.action, d.dir_mode, d.health \
+            "SELECT d.alloc_id, d.job, d.state, d.disabled, d.bundle, d.current_version, d.new_version, d.action, d.dir_mode, d.health, \
+               d.deployment_seq, d.self_heal \
              FROM desired_allocation d JOIN rolled r USING (alloc_id) LEFT JOIN promoted p USING (alloc_id) \
              WHERE d.action IS NOT NULL AND (d.state = 'absent' OR (d.state = 'stopped' AND (r.may_run OR d.bundle <> p.bundle \
                OR d.new_version <> p.version)))",
@@ -97,6 +99,8 @@ fn allocation(row: &Row<'_>) -> Result<DesiredAllocation> {
         action: optional(7)?.map(|json| from_json::<DesiredAction>("desired_allocation.action", &json)).transpose()?,
         dir_mode: row.get(8).during("reading a desired allocation")?,
         health: optional(9)?.map(|json| from_json::<HealthSpec>("desired_allocation.health", &json)).transpose()?,
+        deployment_seq: row.get(10).during("reading a desired allocation")?,
+        self_heal: row.get(11).during("reading a desired allocation")?,
     })
 }
 

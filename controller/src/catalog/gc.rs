@@ -239,6 +239,7 @@ pub fn end_worker(connection: &Connection, worker: WorkerId, now_ms: i64) -> Res
         "agent_contact",
         "agent_alarm",
         "agent_session",
+        "agent_trust",
         "recovering",
         "worker_gone",
     ] {

@@ -29,29 +29,34 @@ pub struct NewCertificate<'a> {
     pub spki: [u8; 32],
     /// When it ends.
     pub not_after_ms: i64,
+    /// Number of the authority that signed it.
+    pub authority: u32,
 }
 
 /// Looks a certificate up by sha256 of its DER.
 pub fn known(connection: &Connection, fingerprint: &[u8; 32]) -> Result<Option<Known>> {
-    type Raw = (String, u64, i64, Option<i64>, Option<i64>, Option<String>);
+    type Raw = (String, u64, i64, Option<i64>, Option<i64>, Option<String>, u32);
     let row: Option<Raw> = connection
         .prepare_cached(
-            "SELECT worker_id, generation, not_after, first_used_at, revoked_at, revoked_reason \
+            "SELECT worker_id, generation, not_after, first_used_at, revoked_at, revoked_reason, authority \
              FROM agent_certificate WHERE fingerprint = ?1",
         )
         .and_then(|mut select| {
             select
-                .query_row([fingerprint], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
+                .query_row([fingerprint], |r| {
+                    Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?))
+                })
                 .optional()
         })
         .during("looking up an agent's certificate")?;
-    let Some((worker, generation, not_after_ms, used, revoked, reason)) = row else { return Ok(None) };
+    let Some((worker, generation, not_after_ms, used, revoked, reason, authority)) = row else { return Ok(None) };
     let end = if reason.as_deref() == Some(SUPERSEDED) { End::Superseded } else { End::Revoked };
     Ok(Some(Known {
         worker: parsed("agent_certificate.worker_id", &worker)?,
         generation,
         not_after_ms,
         is_used: used.is_some(),
+        authority,
         ended: revoked.map(|at_ms| (end, at_ms)),
     }))
 }
@@ -100,8 +105,9 @@ pub fn insert(
     let id = worker.to_string();
     let generation = connection
         .query_row(
-            "INSERT INTO agent_certificate (fingerprint, worker_id, serial, not_after, issued_at, spki, pem, enrolment, generation) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, \
+            "INSERT INTO agent_certificate (fingerprint, worker_id, serial, not_after, issued_at, spki, pem, authority, \
+               enrolment, generation) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?9, \
                coalesce((SELECT enrolment FROM agent_certificate WHERE fingerprint = ?8), \
                  1 + (SELECT coalesce(max(enrolment), 0) FROM agent_certificate WHERE worker_id = ?2)), \
                1 + (SELECT coalesce(max(generation), 0) FROM agent_certificate WHERE worker_id = ?2)) RETURNING generation",
@@ -113,7 +119,8 @@ pub fn insert(
                 now_ms,
                 certificate.spki,
                 certificate.pem,
-                renews
+                renews,
+                certificate.authority
             ],
             |r| r.get(0),
         )

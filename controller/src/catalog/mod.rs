@@ -4,10 +4,12 @@
 //! Transactions are short. Readers take a consistent view with [`Catalog::read`].
 
 pub mod agents;
+pub mod authorities;
 pub mod bundles;
 pub mod certificates;
 pub mod desired;
 pub mod gc;
+pub mod holds;
 pub mod identities;
 pub mod kv;
 pub mod logged;

@@ -344,7 +344,7 @@ pub fn contacts(connection: &Connection) -> Result<BTreeMap<WorkerId, Contact>> 
 /// What an operator should know of an allocation beyond its rollout word: `None` while the worker has
 /// what was promoted.
 pub fn difference(promoted: Option<&Promoted>, observed: Option<&ObservedAllocation>) -> Option<String> {
-    use shared::api::v1::report::{Outcome, Phase};
+    use shared::api::v1::report::{Outcome, Phase, Process};
     let observed = match (promoted, observed) {
         (None, None) => return None,
         (Some(_), None) => return Some("nothing reported".to_owned()),
@@ -352,6 +352,22 @@ pub fn difference(promoted: Option<&Promoted>, observed: Option<&ObservedAllocat
     };
     if let Some(problem) = &observed.problem {
         return Some(problem.clone());
+    }
+    if let Some(boot) = &observed.boot {
+        let said = match (&boot.outcome, boot.started_ms) {
+            (None, 0) => Some("its start after a boot waits for its turn".to_owned()),
+            (None, _) => Some("starting after a boot".to_owned()),
+            (Some(Outcome::Ok), _) => None,
+            (Some(Outcome::Failed { exit }), _) => Some(format!("start after a boot failed, exit {exit}")),
+            (Some(Outcome::TimedOut), _) => Some("start after a boot timed out".to_owned()),
+            (Some(Outcome::Interrupted), _) => Some("start after a boot was interrupted".to_owned()),
+            (Some(Outcome::Refused { reason }), _) => Some(format!("start after a boot refused: {reason}")),
+        };
+        // What was done there since says more.
+        let since = observed.action.as_ref().is_some_and(|action| action.started_ms > boot.started_ms);
+        if let Some(said) = said.filter(|_| !since && observed.process != Process::Started) {
+            return Some(said);
+        }
     }
     let outcome = observed.action.as_ref().and_then(|action| action.outcome.as_ref());
     let problem = observed.health.as_ref().and_then(|health| health.problem.as_deref());
@@ -367,6 +383,9 @@ pub fn difference(promoted: Option<&Promoted>, observed: Option<&ObservedAllocat
             observed.bundle.map_or_else(|| "no files".to_owned(), |bundle| format!("has {}", bundle.short()))
         }
         (Phase::Idle, _) if problem.is_some() => format!("unhealthy: {}", problem.unwrap_or_default()),
+        (Phase::Idle, _) if !observed.unhealed.is_empty() => {
+            format!("{} files edited there again and again: put back no more", observed.unhealed.len())
+        }
         (Phase::Idle, _) if !observed.drift.is_empty() => format!("{} files edited there", observed.drift.len()),
         (Phase::Idle, _) => return None,
     };

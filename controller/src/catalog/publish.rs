@@ -22,17 +22,21 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
     for worker in &snapshot.workers {
         name(connection, worker, snapshot.epoch, update_seq, now_ms)?;
     }
+    super::holds::forget_ended(connection, now_ms)?;
     for allocation in snapshot.allocations.iter().filter(|a| !a.removed) {
+        let self_heal = snapshot.job(&allocation.job).is_some_and(|job| job.spec.self_heal);
         // Before its first release an allocation is named without files; later its row says what it has.
         let state = if allocation.disabled { RunState::Stopped } else { RunState::Running };
         connection
             .prepare_cached(
-                "INSERT INTO desired_allocation (alloc_id, worker_id, job, state, disabled, bundle, current_version, new_version) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, NULL, '0.0.0', ?6) ON CONFLICT (alloc_id) DO UPDATE SET \
+                "INSERT INTO desired_allocation (alloc_id, worker_id, job, state, disabled, bundle, current_version, new_version, \
+                   deployment_seq, self_heal) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, NULL, '0.0.0', ?6, ?7, ?8) ON CONFLICT (alloc_id) DO UPDATE SET \
                    bundle = iif(worker_id = excluded.worker_id, bundle, NULL), \
                    action = iif(worker_id = excluded.worker_id, action, NULL), worker_id = excluded.worker_id, \
-                   disabled = excluded.disabled \
-                 WHERE worker_id <> excluded.worker_id OR disabled <> excluded.disabled",
+                   disabled = excluded.disabled, deployment_seq = excluded.deployment_seq, self_heal = excluded.self_heal \
+                 WHERE worker_id <> excluded.worker_id OR disabled <> excluded.disabled \
+                   OR deployment_seq <> excluded.deployment_seq OR self_heal <> excluded.self_heal",
             )
             .and_then(|mut upsert| {
                 upsert.execute(params![
@@ -41,7 +45,9 @@ pub fn begin(connection: &Connection, snapshot: &Snapshot, update_seq: u64, now_
                     allocation.job.as_str(),
                     state_word(state),
                     allocation.disabled,
-                    allocation.new_version
+                    allocation.new_version,
+                    allocation.deployment_seq,
+                    self_heal
                 ])
             })
             .during("naming an allocation to its worker")?;

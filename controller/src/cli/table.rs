@@ -1,5 +1,6 @@
 //! Tables and JSON rows from one list of columns, so that the two cannot drift apart.
 
+pub use crate::clock::time;
 use std::io::Write;
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table as Drawn, Width, presets};
@@ -221,14 +222,6 @@ fn fits(widths: &[usize], width: Option<u16>) -> bool {
 pub fn number(value: f64) -> Value {
     // Exact below 2^53; capacities are far below.
     if value.fract() == 0.0 && value.abs() < 9e15 { Value::from(value as i64) } else { Value::from(value) }
-}
-
-/// A moment, `2026-11-23 22:15:10 UTC`.
-pub fn time(ms: i64) -> String {
-    match jiff::Timestamp::from_millisecond(ms) {
-        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        Err(_) => format!("{ms} ms"),
-    }
 }
 
 /// A cell as a table shows it, at the end of `text`.

@@ -161,7 +161,7 @@ fn straggler(
         return Ok(None);
     }
     let survey = Survey::take(catalog, &Options::default(), true, now_ms)?;
-    let Some(options) = catch_up(&survey.snapshot, &survey.online, tried, now_ms) else { return Ok(None) };
+    let Some(options) = catch_up(&survey.snapshot, &survey.free(), tried, now_ms) else { return Ok(None) };
     let survey = Survey::take(catalog, &options, true, now_ms)?;
     let plan = survey.plan(&options);
     if let Err(why) = check::check(&plan, &survey.snapshot, &options) {

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use shared::api::v1::desired::Fence;
+use shared::api::v1::desired::{Fence, Hold};
 use shared::api::v1::health::HealthState;
+use shared::text::clean;
 use shared::{ActionId, Diagnostic, Host, JobName, RunId, WorkerId};
 
 use crate::catalog::rollout::{self as rows, Header, Request, State};
-use crate::catalog::{self, Catalog, kv, observed, publish, read};
+use crate::catalog::{self, Catalog, holds, kv, observed, publish, read};
 use crate::clock;
 use crate::model::Snapshot;
 use crate::paths::BucketDir;
@@ -107,6 +108,11 @@ pub enum Ended {
     Aborted,
     /// Somebody else has the lease now.
     LeaseLost,
+}
+
+/// What is said of a worker on which an operator wants nothing changed.
+pub fn held_words(hold: &Hold) -> String {
+    format!("held until {}: {}", clock::time(hold.until_ms), clean(&hold.reason))
 }
 
 /// Who this process is, in a lease.
@@ -326,11 +332,13 @@ impl Driver {
     /// What agents said since `mark`, and what an operator asked for.
     fn events(&mut self, catalog: &mut Catalog, mark: u64) -> catalog::Result<(Vec<Event>, u64, Option<Request>)> {
         let run = self.run;
-        let (changes, mark, agents, request) = catalog.read(|tx| {
+        let now_ms = clock::now_ms();
+        let (changes, mark, agents, request, held) = catalog.read(|tx| {
             let (changes, mark) = observed::since(tx, mark)?;
-            Ok((changes, mark, observed::accepted(tx)?, rows::request(tx, run)?))
+            Ok((changes, mark, observed::accepted(tx)?, rows::request(tx, run)?, holds::held(tx, now_ms)?))
         })?;
-        let mut events = Vec::new();
+        let held = held.into_iter().map(|(worker, hold)| (worker, held_words(&hold))).collect();
+        let mut events = vec![Event::Held(held)];
         for (worker, fence) in agents {
             if self.accepted.insert(worker, fence) != Some(fence) {
                 events.push(Event::Accepted(worker, fence));

@@ -10,6 +10,7 @@ use super::survey::Survey;
 use super::{Context, Driver, RandomIds};
 use crate::catalog::publish::{self, Told};
 use crate::catalog::{self, Catalog, read, rollout as rows};
+use crate::clock;
 use crate::hooks::overlay::{Overlay, Write, commit};
 use crate::model::{HookEvent, Snapshot};
 use crate::plan::{JobPlan, Options, Plan};
@@ -64,6 +65,8 @@ impl Driver {
             record(tx, effects, run, now_ms)?;
             save(tx, run, rollout)
         })?;
+        let written_ms = clock::now_ms();
+        told.withdrawn.iter().for_each(|(alloc, ..)| self.rollout.taken_back_at(*alloc, written_ms));
         if !told.is_empty() {
             wake(context.bucket);
         }

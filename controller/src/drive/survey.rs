@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
+use shared::api::v1::desired::Hold;
 use shared::{JobName, RunId, WorkerId};
 
+use super::held_words;
 use super::step::record;
-use crate::catalog::{self, Catalog, agents, bundles, desired, kv, observed, read};
+use crate::catalog::{self, Catalog, agents, bundles, desired, holds, kv, observed, read};
 use crate::model::Snapshot;
 use crate::plan::needs::{self, Lacking};
 use crate::plan::{self, Changed, Known, Options, Plan};
@@ -28,6 +30,8 @@ pub struct Survey {
     pub online: BTreeSet<WorkerId>,
     /// Jobs whose templates read what hooks may write.
     pub volatile: BTreeSet<JobName>,
+    /// Workers on which an operator wants nothing changed now.
+    pub held: BTreeMap<WorkerId, Hold>,
     /// Workers that an agent has joined for.
     pub joined: BTreeSet<WorkerId>,
     /// Workers that have not what make targets need.
@@ -59,13 +63,19 @@ impl Survey {
         } else {
             joined.clone()
         };
+        let held = holds::held(tx, now_ms)?;
         let reads = read::job_inputs(tx)?;
         let volatile = reads.into_iter().filter(|(_, (_, reads))| reads.of_hooks()).map(|(job, _)| job).collect();
         // Who is not there, or not heard yet, may have it by now.
         let facts = if is_served { observed::facts(tx)? } else { BTreeMap::new() };
         let there = facts.iter().filter(|(worker, _)| online.contains(worker));
         let lacking = needs::lacking(there.map(|(worker, facts)| (*worker, facts)));
-        Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, volatile, joined, lacking })
+        Ok(Self { snapshot, late, changed, orders: kv::orders(tx)?, online, volatile, joined, held, lacking })
+    }
+
+    /// Workers whose agent is there, and on which something may be changed.
+    pub fn free(&self) -> BTreeSet<WorkerId> {
+        self.online.iter().filter(|worker| !self.held.contains_key(worker)).copied().collect()
     }
 
     /// Plans.
@@ -77,7 +87,13 @@ impl Survey {
             volatile: &self.volatile,
             lacking: &self.lacking,
         };
-        plan::plan(&self.snapshot, options, &known)
+        let mut plan = plan::plan(&self.snapshot, options, &known);
+        for worker in &self.snapshot.workers {
+            if let Some(hold) = self.held.get(&worker.worker_id).filter(|_| plan.concerns(worker.worker_id)) {
+                plan.notes.push(format!("{} is {}; nothing is changed there before", worker.host, held_words(hold)));
+            }
+        }
+        plan
     }
 
     /// Writes down what was learned late.

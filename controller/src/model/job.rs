@@ -71,6 +71,9 @@ pub struct JobSpec {
     /// Permission bits of the job's directory, when the manifest sets them.
     #[serde(default)]
     pub dir_mode: Option<u32>,
+    /// Files that were edited on a worker are put back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub self_heal: bool,
 }
 
 /// What an update does to an allocation.

@@ -250,6 +250,14 @@ impl Plan {
     pub fn is_required(&self) -> bool {
         self.jobs.iter().any(JobPlan::is_required)
     }
+
+    /// Whether something is to change on a worker.
+    pub fn concerns(&self, worker: WorkerId) -> bool {
+        self.jobs.iter().any(|job| {
+            let settles = job.settle.iter().chain(&job.promotes).any(|step| step.worker_id == worker);
+            settles || job.batches.iter().flatten().any(|step| step.worker_id == worker)
+        })
+    }
 }
 
 /// The allocations whose action depends on what changed: those of jobs with globs that have something to

@@ -222,6 +222,8 @@ mod tests {
             problem: None,
             drift: vec![],
             unmanaged: vec![],
+            boot: None,
+            unhealed: vec![],
             health: None,
             fetched: None,
         }

@@ -1,5 +1,7 @@
 //! What a rollout takes in and what it asks for.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use shared::api::v1::desired::{Fence, RunState};
 use shared::api::v1::health::HealthSpec;
@@ -16,6 +18,8 @@ pub enum Event {
     Observed(Observed),
     /// An agent accepted a desired state: what was released in it or before is with it.
     Accepted(WorkerId, Fence),
+    /// Every worker on which an operator wants nothing changed now, and what is said of it.
+    Held(BTreeMap<WorkerId, String>),
     /// Hooks have ended.
     Hooked {
         /// Whose.
@@ -229,8 +233,12 @@ pub enum Moved {
     Again(ActionKind),
     /// Its agent is out of reach: what it was told is taken back.
     TakenBack,
+    /// Its agent had begun it before it was taken back: it is waited for again.
+    TakenUp(ActionKind),
     /// The job goes on without it, until its agent is back.
     Deferred,
+    /// An operator holds its worker, in these words: it gets what it was to get when that is over.
+    Held(String),
     /// Its agent is away; what it was told is done when it is back.
     Left,
     /// Its worker is gone from workers.json and its agent is away.

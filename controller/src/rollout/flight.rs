@@ -1,6 +1,7 @@
 //! One release on its way: whether its agent has it, what became of it, and how long that may take.
 
 use serde::{Deserialize, Serialize};
+use shared::api::GONE_MS;
 use shared::api::v1::desired::Fence;
 use shared::api::v1::report::Outcome;
 use shared::{ActionId, BundleDigest};
@@ -30,6 +31,15 @@ pub struct Flight {
     /// When its action ended well, or it was taken back.
     #[serde(default)]
     pub ended_ms: Option<i64>,
+    /// Its agent has begun its action, or done it.
+    #[serde(default)]
+    pub begun: bool,
+    /// When it was taken back. Until its agent's lease is over it may have been begun all the same.
+    #[serde(default)]
+    pub taken_back_ms: Option<i64>,
+    /// An operator holds its worker: it is not begun there, and counts against no budget.
+    #[serde(default)]
+    pub is_held: bool,
     /// How it ended; `None` while it is under way.
     #[serde(default)]
     pub fate: Option<Fate>,
@@ -164,6 +174,9 @@ impl Flight {
             again,
             problem: None,
             ended_ms: None,
+            begun: false,
+            taken_back_ms: None,
+            is_held: false,
             fate: None,
         }
     }
@@ -184,14 +197,16 @@ impl Flight {
         if has_it && self.picked_up_ms.is_none() {
             self.picked_up_ms = Some(now_ms);
         }
+        self.begun |= has_it;
         self.problem.clone_from(&observed.problem);
         judge(observed, self.action_id, leaves, self.again)
     }
 
     /// The agent has accepted `fence`; whether that says that it has this.
     pub(super) fn accepted(&mut self, fence: Fence, now_ms: i64) -> bool {
-        let news =
-            self.is_open() && self.picked_up_ms.is_none() && self.fence.is_some_and(|released| fence >= released);
+        // What was taken back is accepted as such by the same words.
+        let waits = self.is_open() && self.picked_up_ms.is_none() && self.taken_back_ms.is_none();
+        let news = waits && self.fence.is_some_and(|released| fence >= released);
         if news {
             self.picked_up_ms = Some(now_ms);
         }
@@ -200,7 +215,22 @@ impl Flight {
 
     /// Whether its agent did not pick it up in time, which somebody listened for since `driven_ms`.
     pub(super) fn is_out_of_reach(&self, now_ms: i64, driven_ms: i64, pickup_ms: i64) -> bool {
-        self.is_open() && self.picked_up_ms.is_none() && now_ms - self.released_ms.max(driven_ms) >= pickup_ms
+        let waits = self.is_open() && self.picked_up_ms.is_none() && self.taken_back_ms.is_none();
+        waits && now_ms - self.released_ms.max(driven_ms) >= pickup_ms
+    }
+
+    /// It was taken back, and its agent can begin it no more, which somebody listened for since `driven_ms`.
+    pub(super) fn is_given_up(&self, now_ms: i64, driven_ms: i64) -> bool {
+        self.is_open() && self.taken_back_ms.is_some_and(|back| now_ms - back.max(driven_ms) >= GONE_MS)
+    }
+
+    /// Its agent had begun it before it was taken back, and it counts again; whether that is so.
+    pub(super) fn stands_again(&mut self) -> bool {
+        let stands = self.begun && self.taken_back_ms.is_some();
+        if stands {
+            (self.taken_back_ms, self.ended_ms, self.is_held) = (None, None, false);
+        }
+        stands
     }
 
     /// What it failed of, when its result is overdue, which somebody listened for since `driven_ms`.

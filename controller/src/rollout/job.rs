@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shared::{ActionKind, AllocId, Host, JobName};
+use shared::{ActionKind, AllocId, Host, JobName, WorkerId};
 
 use super::event::{Effect, Ids, Moved, Probed, Stage};
 use super::flight::{Fate, Flight, GRACE_MS, Why};
@@ -23,6 +23,8 @@ pub struct JobRollout {
     pub flights: BTreeMap<AllocId, Flight>,
     /// What probes said last; read anew by a driver that takes over.
     pub(super) probed: BTreeMap<AllocId, Probed>,
+    /// Workers on which nothing is to be changed; read anew by a driver that takes over.
+    pub(super) held: BTreeMap<WorkerId, String>,
     /// What the driver has not written yet.
     pub(super) unsaved: Unsaved,
     /// Since when this driver listens, milliseconds since 1970 UTC.
@@ -119,12 +121,13 @@ impl JobRollout {
     /// Nothing released yet.
     pub fn new(plan: JobPlan) -> Self {
         let unsaved = Unsaved { plan: true, phase: true, flights: BTreeSet::new() };
-        Self { plan, phase: Phase::Held, flights: BTreeMap::new(), probed: BTreeMap::new(), unsaved, driven_ms: 0 }
+        Self { unsaved, ..Self::loaded(plan, Phase::Held, BTreeMap::new()) }
     }
 
     /// As it was written.
     pub fn loaded(plan: JobPlan, phase: Phase, flights: BTreeMap<AllocId, Flight>) -> Self {
-        Self { plan, phase, flights, probed: BTreeMap::new(), unsaved: Unsaved::default(), driven_ms: 0 }
+        let (probed, held) = (BTreeMap::new(), BTreeMap::new());
+        Self { plan, phase, flights, probed, held, unsaved: Unsaved::default(), driven_ms: 0 }
     }
 
     /// What is to be written now; the driver writes it in the step's transaction.
@@ -186,7 +189,7 @@ impl JobRollout {
         let rolled = self.plan.batches.iter().flatten();
         let since = |step: &Move| {
             let flight = self.flights.get(&step.alloc_id)?;
-            (flight.fate == Some(Fate::Deferred)).then_some(flight.released_ms)
+            (flight.fate == Some(Fate::Deferred) && !flight.is_held).then_some(flight.released_ms)
         };
         rolled.filter_map(|step| since(step).map(|since| (&step.host, since))).collect()
     }
@@ -372,7 +375,7 @@ impl JobRollout {
     fn conclude(&mut self, batch: usize, effects: &mut Vec<Effect>) {
         let rolled = || self.plan.batches.iter().flatten().filter_map(|step| self.flights.get(&step.alloc_id));
         let failed = rolled().filter(|f| matches!(f.fate, Some(Fate::Failed { .. }))).count();
-        let away = rolled().filter(|f| f.fate == Some(Fate::Deferred)).count();
+        let away = rolled().filter(|f| f.fate == Some(Fate::Deferred) && !f.is_held).count();
         let stuck = rolled().any(|f| f.fate == Some(Fate::Ran));
         if failed > self.plan.max_failed || away > self.plan.max_unreachable || stuck {
             return self.finish(End::Failed { why: None }, effects);

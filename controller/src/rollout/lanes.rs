@@ -1,6 +1,8 @@
 //! A job's releases: sending them, hearing of them, giving them up. One lane at a time is open: the
 //! stops and removals, one batch, or the drained ones that get their files.
 
+use std::collections::BTreeMap;
+
 use shared::api::v1::desired::{Fence, RunState};
 use shared::{ActionId, ActionKind, AllocId, Host, WorkerId};
 
@@ -77,8 +79,38 @@ impl JobRollout {
         ));
         self.flights.insert(step.alloc_id, flight);
         self.unsaved.flights.insert(step.alloc_id);
-        if !step.online {
+        if let Some(words) = self.held.get(&step.worker_id).cloned() {
+            // Told, and done when the hold is over: it is still wanted then.
+            effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+            self.end_flight(step.alloc_id, Fate::Left);
+        } else if !step.online {
             self.leave(step, effects);
+        }
+    }
+
+    /// An operator wants nothing changed on these workers: what is not begun there is not waited for.
+    pub(super) fn hold(&mut self, held: &BTreeMap<WorkerId, String>, now_ms: i64, effects: &mut Vec<Effect>) {
+        self.held.clone_from(held);
+        let open: Vec<AllocId> =
+            self.flights.iter().filter(|(_, f)| f.is_open() && !f.begun).map(|(a, _)| *a).collect();
+        for alloc in open {
+            match self.member(alloc).map(|member| member.what) {
+                Some(What::Move(step)) if held.contains_key(&step.worker_id) => {
+                    let words = held[&step.worker_id].clone();
+                    let Some(flight) = self.flights.get_mut(&alloc).filter(|flight| !flight.is_held) else { continue };
+                    flight.is_held = true;
+                    effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+                    if self.flights[&alloc].taken_back_ms.is_none() {
+                        self.take_back(&step, now_ms, effects);
+                    }
+                }
+                Some(What::Settle(step)) if held.contains_key(&step.worker_id) => {
+                    let words = held[&step.worker_id].clone();
+                    effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+                    self.end_flight(alloc, Fate::Left);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -117,6 +149,13 @@ impl JobRollout {
     pub(super) fn release_batch(&mut self, batch: usize, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         for step in self.plan.batches[batch].clone() {
             let flight = Flight::new(ids.action_id(), now_ms, 0);
+            if let Some(words) = self.held.get(&step.worker_id).cloned() {
+                effects.push(self.moved(Some(&step.host), Moved::Held(words)));
+                let flight = Flight { is_held: true, fate: Some(Fate::Deferred), ..flight };
+                self.flights.insert(step.alloc_id, flight);
+                self.unsaved.flights.insert(step.alloc_id);
+                continue;
+            }
             effects.push(Effect::Release(self.move_release(&step, flight.action_id)));
             effects.push(self.moved(Some(&step.host), Moved::Released(step.kind)));
             self.flights.insert(step.alloc_id, flight);
@@ -206,6 +245,11 @@ impl JobRollout {
         let Some(mut flight) = self.flights.get(&alloc).filter(|flight| flight.is_open()).cloned() else { return };
         let Some(member) = self.member(alloc) else { return };
         let verdict = flight.observe(observed, member.leaves, now_ms);
+        if let (true, What::Move(step)) = (flight.stands_again(), &member.what) {
+            // Told once more, under the same id: what it has begun is what is wanted.
+            effects.push(Effect::Release(self.move_release(step, flight.action_id)));
+            effects.push(self.moved(Some(&member.host), Moved::TakenUp(step.kind)));
+        }
         if self.flights.get(&alloc) != Some(&flight) {
             self.flights.insert(alloc, flight.clone());
             self.unsaved.flights.insert(alloc);
@@ -328,8 +372,16 @@ impl JobRollout {
         let open: Vec<AllocId> = self.flights.iter().filter(|(_, f)| f.is_open()).map(|(alloc, _)| *alloc).collect();
         for alloc in open {
             let flight = &self.flights[&alloc];
-            if let Some(why) = flight.overdue(now_ms, self.driven_ms, self.plan.timeout_s) {
-                self.fail(alloc, why, effects);
+            if flight.taken_back_ms.is_some() {
+                if flight.is_given_up(now_ms, self.driven_ms) {
+                    self.give_up(alloc, effects);
+                }
+            } else if let Some(why) = flight.overdue(now_ms, self.driven_ms, self.plan.timeout_s) {
+                match self.member(alloc).map(|member| member.what) {
+                    // It is with its agent, which has not begun it: it is not to be begun later.
+                    Some(What::Move(step)) if !flight.begun => self.withdraw(&step, now_ms, effects),
+                    _ => self.fail(alloc, why, effects),
+                }
             } else if flight.is_out_of_reach(now_ms, self.driven_ms, limits.pickup_ms) {
                 let Some(member) = self.member(alloc) else { continue };
                 match member.what {
@@ -352,15 +404,40 @@ impl JobRollout {
         step.rest == Rest::Stop && planned.is_some_and(|planned| matches!(planned.rest, Rest::Remove { .. }))
     }
 
-    /// Takes a release back that was not picked up: what comes late must not restart anything.
+    /// Takes a release back that was not begun: what comes late must not restart anything. It is given up when
+    /// its agent's lease is over ([`shared::api::LEASE_MS`]).
     fn withdraw(&mut self, step: &Move, now_ms: i64, effects: &mut Vec<Effect>) {
+        self.take_back(step, now_ms, effects);
+        effects.push(self.moved(Some(&step.host), Moved::TakenBack));
+    }
+
+    fn take_back(&mut self, step: &Move, now_ms: i64, effects: &mut Vec<Effect>) {
         if let Some(flight) = self.flights.get_mut(&step.alloc_id) {
-            flight.ended_ms = Some(now_ms);
+            (flight.ended_ms, flight.taken_back_ms) = (Some(now_ms), Some(now_ms));
         }
         let (alloc_id, worker_id, bundle) = (step.alloc_id, step.worker_id, step.to);
+        self.unsaved.flights.insert(alloc_id);
         effects.push(Effect::Withdraw { alloc_id, worker_id, bundle });
-        effects.push(self.moved(Some(&step.host), Moved::TakenBack));
-        self.end_flight(alloc_id, Fate::Deferred);
+    }
+
+    /// The driver has written that the release of `alloc` is taken back; nobody is told of it from `now_ms` on.
+    pub(super) fn taken_back_at(&mut self, alloc: AllocId, now_ms: i64) {
+        if let Some(flight) = self.flights.get_mut(&alloc).filter(|flight| flight.taken_back_ms.is_some()) {
+            flight.taken_back_ms = Some(now_ms);
+            self.unsaved.flights.insert(alloc);
+        }
+    }
+
+    /// What was taken back was not begun, and cannot be any more.
+    fn give_up(&mut self, alloc: AllocId, effects: &mut Vec<Effect>) {
+        let flight = &self.flights[&alloc];
+        if flight.picked_up_ms.is_some() && !flight.is_held {
+            // Its agent had it and did not get to it.
+            let why = Why::NoResult { waited_ms: flight.waited_ms(), problem: flight.problem.clone() };
+            self.fail(alloc, why, effects);
+        } else {
+            self.end_flight(alloc, Fate::Deferred);
+        }
     }
 
     /// The job goes on without those of a batch that are out of reach.
@@ -374,7 +451,9 @@ impl JobRollout {
                     bundle: step.to,
                     version: step.new_version.clone(),
                 });
-                effects.push(self.moved(Some(&step.host), Moved::Deferred));
+                if !flight.is_held {
+                    effects.push(self.moved(Some(&step.host), Moved::Deferred));
+                }
             }
         }
     }
@@ -386,7 +465,11 @@ impl JobRollout {
         for alloc in open {
             match self.member(alloc).map(|member| member.what) {
                 Some(What::Move(step)) if self.flights[&alloc].picked_up_ms.is_none() => {
-                    self.withdraw(&step, now_ms, effects);
+                    if self.flights[&alloc].taken_back_ms.is_none() {
+                        self.withdraw(&step, now_ms, effects);
+                    }
+                    // Nothing comes after it that would have to wait.
+                    self.end_flight(alloc, Fate::Deferred);
                 }
                 _ => self.end_flight(alloc, Fate::Left),
             }

@@ -109,6 +109,8 @@ mod tests {
             new_version: "2.0.0".into(),
             action: Some(DesiredAction { id, kind, timeout_s: 1, run_id }),
             dir_mode: None,
+            deployment_seq: 0,
+            self_heal: false,
             health: None,
         }
     }
@@ -144,6 +146,8 @@ mod tests {
             problem: None,
             drift: vec![],
             unmanaged: vec![],
+            boot: None,
+            unhealed: vec![],
             health: None,
             fetched: None,
         };

@@ -113,6 +113,7 @@ impl Rollout {
             Event::Accepted(worker, fence) => {
                 self.jobs.values_mut().for_each(|job| job.accepted(*worker, *fence, now_ms));
             }
+            Event::Held(held) => self.jobs.values_mut().for_each(|job| job.hold(held, now_ms, effects)),
             Event::Hooked { job, stage, failures } => {
                 if let Some(job) = self.jobs.get_mut(job) {
                     job.hooked(*stage, failures, now_ms, ids, effects);
@@ -165,6 +166,13 @@ impl Rollout {
         let mut effects = Vec::new();
         self.jobs.values_mut().filter(|job| !job.is_ended()).for_each(|job| job.abort(now_ms, &mut effects));
         effects
+    }
+
+    /// The driver has written, by `now_ms`, that the release of `alloc` is taken back.
+    pub fn taken_back_at(&mut self, alloc: AllocId, now_ms: i64) {
+        if let Some(job) = self.owners.get(&alloc).and_then(|name| self.jobs.get_mut(name)) {
+            job.taken_back_at(alloc, now_ms);
+        }
     }
 
     /// The driver has written a release under `fence`.

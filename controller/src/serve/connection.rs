@@ -10,7 +10,6 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -37,13 +36,7 @@ const STALL: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the end is asked for, then waits for open connections.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    state: Arc<State>,
-    mut ending: watch::Receiver<bool>,
-) {
-    let acceptor = TlsAcceptor::from(tls);
+pub(crate) async fn accept(listener: TcpListener, state: Arc<State>, mut ending: watch::Receiver<bool>) {
     let bounds = Bounds::new(Limits::of(descriptors()));
     let graceful = Arc::new(GracefulShutdown::new());
     let connections = tokio_util::task::TaskTracker::new();
@@ -65,14 +58,7 @@ pub(crate) async fn accept(
         // Over the bound a connection is closed at once: its agent comes back later.
         match bounds.enter(address.ip()) {
             Some(place) => {
-                connections.spawn(connection(
-                    stream,
-                    address,
-                    acceptor.clone(),
-                    state.clone(),
-                    graceful.clone(),
-                    place,
-                ));
+                connections.spawn(connection(stream, address, state.clone(), graceful.clone(), place));
             }
             None => refused(&state, address, "there are too many connections"),
         }
@@ -97,13 +83,14 @@ fn descriptors() -> u64 {
 async fn connection(
     stream: TcpStream,
     address: SocketAddr,
-    acceptor: TlsAcceptor,
     state: Arc<State>,
     graceful: Arc<GracefulShutdown>,
     mut place: Place,
 ) {
     // Answers are small and waited for.
     drop(stream.set_nodelay(true));
+    let credentials = state.credentials.get();
+    let acceptor = TlsAcceptor::from(credentials.tls.clone());
     let tls = match tokio::time::timeout(HANDSHAKE, acceptor.accept(Stall::new(stream, STALL))).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return refused(&state, address, &error.to_string()),
@@ -120,7 +107,7 @@ async fn connection(
         return refused(&state, address, "there are too many connections without an agent's certificate");
     }
     let presence = worker.map(|worker| Presence::new(state.clone(), worker));
-    let app = v1::router(state.clone(), peer, address);
+    let app = v1::router(state.clone(), peer, address, credentials);
     let service = TowerToHyperService::new(
         app.into_service()
             .map_request(|request: hyper::Request<hyper::body::Incoming>| request.map(axum::body::Body::new)),

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod connection;
+mod credentials;
 mod database;
 mod download;
 mod error;
@@ -16,26 +17,29 @@ mod rate;
 mod stall;
 mod v1;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shared::{BucketId, Code, Diagnostic, WorkerId};
+use shared::api::v1::desired::Fence;
+use shared::{BlobDigest, BucketId, Code, Diagnostic, WorkerId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::bundle::packs::Packs;
 use crate::bundle::store::Store;
-use crate::catalog::{Catalog, observed, read};
+use crate::catalog::{Catalog, authorities, observed, read};
+use crate::clock;
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
 use crate::secrets::SealingKey;
 use crate::service::{Service, Socket};
 use crate::telemetry::BucketLog;
-use crate::tls::ca::{Authority, Kind};
-use crate::{clock, tls};
+
+use credentials::Credentials;
 
 pub use lock::{ServeLock, holder};
 
@@ -51,9 +55,8 @@ pub(crate) struct State {
     bundles: v1::bundles::Cache,
     packs: Packs,
     sealing: SealingKey,
-    authority: Authority,
-    /// DER of the certificate that agents see; proofs of join tokens are bound to it.
-    certificate: Vec<u8>,
+    /// What is shown, trusted and signed with.
+    credentials: credentials::Current,
     wakers: notify::Wakers,
     halt: halt::Halt,
     connected: presence::Connected,
@@ -64,6 +67,8 @@ pub(crate) struct State {
     rates: rate::Rates<WorkerId>,
     /// Of who shows no certificate.
     strangers: rate::Rates<IpAddr>,
+    /// What each agent accepted, once it was compared with the catalog.
+    compared: Mutex<HashMap<WorkerId, (Fence, BlobDigest)>>,
     /// How long an agent's certificate is good.
     agent_certs_ttl: Duration,
     log: Arc<BucketLog>,
@@ -110,8 +115,9 @@ impl Server {
         let mut catalog = Catalog::open(&bucket.database())?;
         let bucket_id = catalog.read(|tx| read::bucket_id(tx))?;
         catalog.write(|tx| observed::disconnect_all(tx))?;
-        let authority = Authority::load(Kind::Agents, bucket)?;
-        let (tls, certificate) = tls::server::config(&authority, bucket_id, clock::now_ms())?;
+        let rotation = catalog.read(|tx| authorities::rotation(tx))?;
+        let credentials = Credentials::load(bucket, bucket_id, rotation, clock::now_ms())?;
+        let credentials = credentials::Current::new(credentials);
         let store = Arc::new(Store::open(bucket).map_err(|error| storage(&error))?);
         let packs = Packs::open(bucket, store).map_err(|error| storage(&error))?;
         let sealing = SealingKey::load(&bucket.kv_key()).map_err(|error| storage(&error))?;
@@ -127,7 +133,7 @@ impl Server {
         let log = Arc::new(BucketLog::new(bucket, settings.logs));
         // Before anybody is answered.
         halt.look(bucket, &mut catalog, &log)?;
-        let look = (halt.clone(), log.clone());
+        let look = (halt.clone(), log.clone(), credentials.clone(), bucket_id);
         let waking = notify::Waking::start(bucket, catalog.reopen()?, wakers.clone(), look)?;
         let state = Arc::new(State {
             bucket_id,
@@ -135,8 +141,7 @@ impl Server {
             bundles: v1::bundles::Cache::default(),
             packs,
             sealing,
-            authority,
-            certificate,
+            credentials: credentials.clone(),
             wakers,
             halt,
             connected: presence::Connected::default(),
@@ -145,11 +150,12 @@ impl Server {
             refusals: quiet::Quiet::default(),
             downloads: download::Downloads::default(),
             strangers: rate::Rates::default(),
+            compared: Mutex::default(),
             agent_certs_ttl: settings.agent_certs_ttl,
             log,
             ending: ending.clone(),
         });
-        let accepting = tokio::spawn(connection::accept(listener, tls, state.clone(), ending));
+        let accepting = tokio::spawn(connection::accept(listener, state.clone(), ending));
         Ok(Self { address, end, accepting, state, waking, _lock: lock })
     }
 

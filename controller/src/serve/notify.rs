@@ -11,16 +11,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shared::api::v1::desired::Fence;
-use shared::{Code, Diagnostic, WorkerId};
+use shared::{BucketId, Code, Diagnostic, WorkerId};
 use tokio::sync::watch;
 
-use crate::catalog::{Catalog, desired, identities};
+use crate::catalog::{Catalog, authorities, desired, identities};
 use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
 use crate::permissions;
 use crate::telemetry::BucketLog;
 
+use super::credentials::Current;
 use super::halt::Halt;
 
 /// How long a change may stay unnoticed when its hint was lost.
@@ -58,6 +59,12 @@ impl Wakers {
         sender.send_modify(|watched| watched.poll += 1);
         let poll = sender.borrow().poll;
         (sender.subscribe(), poll)
+    }
+
+    /// Everybody who waits is answered that there is nothing, as if a newer request of his waited.
+    fn send_away(&self) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().for_each(|sender| sender.send_modify(|watched| watched.poll += 1));
     }
 
     /// Everybody who waits looks again.
@@ -105,7 +112,7 @@ impl Waking {
         bucket: &BucketDir,
         mut catalog: Catalog,
         wakers: Wakers,
-        (halt, log): (Halt, Arc<BucketLog>),
+        (halt, log, credentials, id): (Halt, Arc<BucketLog>, Current, BucketId),
     ) -> Result<Self, Failure> {
         let path = bucket.serve_socket();
         let failed = |error: &dyn std::error::Error| {
@@ -149,6 +156,19 @@ impl Waking {
                     if was_halted && !halt.is_set() {
                         wakers.nudge();
                     }
+                }
+                let looked = catalog
+                    .read(|tx| authorities::rotation(tx))
+                    .map_err(|error| shared::diagnostic::chain(&error))
+                    .and_then(|rotation| {
+                        let looked = credentials.look(&bucket, id, rotation, clock::now_ms());
+                        looked.map_err(|error| shared::diagnostic::chain(&error))
+                    });
+                match looked {
+                    // Who waits hears of it with the answer.
+                    Ok(true) => wakers.send_away(),
+                    Ok(false) => {}
+                    Err(error) => tracing::error!(error, "authorities_unreadable"),
                 }
                 match catalog.data_version() {
                     Ok(version) if version != seen => {

@@ -20,9 +20,10 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use shared::api::{CLOCK_HEADER, REQUEST_ID_HEADER, v1};
+use shared::api::{AUTHORITY_HEADER, CLOCK_HEADER, REQUEST_ID_HEADER, v1};
 
 use super::State;
+use super::credentials::Credentials;
 use super::error::Refusal;
 use super::identity::{From, Peer};
 use crate::clock;
@@ -32,7 +33,7 @@ use crate::telemetry::Line;
 const REQUEST: Duration = Duration::from_secs(v1::MAX_WAIT_S + 10);
 
 /// The service of one connection.
-pub(crate) fn router(state: Arc<State>, peer: Peer, address: SocketAddr) -> Router {
+pub(crate) fn router(state: Arc<State>, peer: Peer, address: SocketAddr, shown: Arc<Credentials>) -> Router {
     Router::new()
         .route(v1::ENROL, post(enrol::enrol).layer(DefaultBodyLimit::max(v1::ENROL_CAP)))
         .route(v1::SELF, get(renew::whoami))
@@ -51,6 +52,7 @@ pub(crate) fn router(state: Arc<State>, peer: Peer, address: SocketAddr) -> Rout
         .layer(from_fn_with_state((state.clone(), address), observe))
         .layer(axum::Extension(peer))
         .layer(axum::Extension(From(address)))
+        .layer(axum::Extension(shown))
         .with_state(state)
 }
 
@@ -72,6 +74,9 @@ async fn observe(Held((state, address)): Held<(Arc<State>, SocketAddr)>, request
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    }
+    if let (Some(Peer::Agent { .. }), Ok(value)) = (&peer, HeaderValue::from_str(&state.credentials.get().digest)) {
+        response.headers_mut().insert(AUTHORITY_HEADER, value);
     }
     response.headers_mut().insert(CLOCK_HEADER, HeaderValue::from(clock::now_ms()));
     response

@@ -71,9 +71,12 @@ impl Authority {
         &self.issuer
     }
 
-    /// Reads an authority of the bucket.
+    /// Reads an authority of the bucket; of the agents' the first.
     pub fn load(kind: Kind, bucket: &BucketDir) -> Result<Self, Error> {
-        let (cert_path, key_path) = kind.files(bucket);
+        Self::read(kind.files(bucket), bucket)
+    }
+
+    fn read((cert_path, key_path): (PathBuf, PathBuf), bucket: &BucketDir) -> Result<Self, Error> {
         let shown = |path: &Path| bucket.shown(path).to_string();
         let read = |path: &Path| {
             std::fs::read_to_string(path).map_err(|source| Error::File { operation: "read", path: shown(path), source })
@@ -118,9 +121,28 @@ pub fn certificate(kind: Kind, bucket: &BucketDir) -> Result<(String, i64), Erro
     Ok((pem, parsed.validity().not_after.timestamp().saturating_mul(1000)))
 }
 
+/// One of the agents' authorities.
+pub fn agents(bucket: &BucketDir, number: u32) -> Result<Authority, Error> {
+    Authority::read(bucket.agent_ca(number), bucket)
+}
+
+/// Makes one of the agents' authorities unless it is there; whether it was made.
+pub fn ensure_agents(bucket: &BucketDir, number: u32, id: BucketId, now_ms: i64) -> Result<bool, Error> {
+    ensure_pair(Kind::Agents, bucket.agent_ca(number), bucket, id, now_ms)
+}
+
 /// Makes an authority unless it is there; whether it was made.
 pub fn ensure(kind: Kind, bucket: &BucketDir, id: BucketId, now_ms: i64) -> Result<bool, Error> {
-    let (cert_path, key_path) = kind.files(bucket);
+    ensure_pair(kind, kind.files(bucket), bucket, id, now_ms)
+}
+
+fn ensure_pair(
+    kind: Kind,
+    (cert_path, key_path): (PathBuf, PathBuf),
+    bucket: &BucketDir,
+    id: BucketId,
+    now_ms: i64,
+) -> Result<bool, Error> {
     let shown = |path: &Path| bucket.shown(path).to_string();
     match (cert_path.exists(), key_path.exists()) {
         (true, true) => return Ok(false),

@@ -11,13 +11,17 @@ use shared::BucketId;
 use super::ca::Authority;
 use super::{Error, issue};
 
-/// The configuration, and the certificate that agents will see (DER), which proofs are bound to.
-pub fn config(authority: &Authority, bucket: BucketId, now_ms: i64) -> Result<(Arc<ServerConfig>, Vec<u8>), Error> {
+/// The configuration, and the certificate that agents will see (DER), which proofs are bound to. Agents of all of `trusted`
+/// are let in; the first of them signs what they see.
+pub fn config(trusted: &[Authority], bucket: BucketId, now_ms: i64) -> Result<(Arc<ServerConfig>, Vec<u8>), Error> {
     let make = |why: String| Error::Make { what: "the server's side of TLS", why };
-    let (chain, key) = issue::controller(authority, bucket, now_ms)?;
+    let shows = trusted.first().ok_or_else(|| make("there is no authority".to_owned()))?;
+    let (chain, key) = issue::controller(shows, bucket, now_ms)?;
     let shown = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
     let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate.clone()).map_err(|error| make(error.to_string()))?;
+    for authority in trusted {
+        roots.add(authority.certificate.clone()).map_err(|error| make(error.to_string()))?;
+    }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()

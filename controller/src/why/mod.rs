@@ -43,6 +43,8 @@ pub struct Worker {
     pub clock_ms: i64,
     /// What make targets need and it has not, as its agent said.
     pub lacking: Vec<&'static str>,
+    /// An operator wants nothing changed on it, in these words.
+    pub held: Option<String>,
 }
 
 /// What is known of one of its allocations.
@@ -165,6 +167,9 @@ pub fn of_worker(worker: &Worker) -> Option<Conclusion> {
             format!("maand agent ping {host}; if that takes long, look at its log on the worker"),
         );
     }
+    if let Some(words) = &worker.held {
+        return so(format!("it is {words}"), format!("wait for that, or maand agent unhold {host}"));
+    }
     if worker.clock_ms.abs() > CLOCK_MS {
         let seconds = worker.clock_ms / 1000;
         return so(
@@ -249,6 +254,28 @@ fn held(here: &Here) -> Option<Conclusion> {
                 "put that right on the worker; the agent tries again by itself",
             );
         }
+        if let Some(boot) = said.boot.as_ref().filter(|_| said.process != Process::Started) {
+            let log = format!("logs/{}.log; maand job start brings it up", allocation.host);
+            match &boot.outcome {
+                None if boot.started_ms == 0 => {
+                    return so("its machine was booted, and its start waits for its turn", "wait for it");
+                }
+                None => return so("its machine was booted, and it is being started", "wait for it"),
+                Some(Outcome::Failed { exit }) => {
+                    return so(format!("its machine was booted, and its start failed, exit {exit}"), log);
+                }
+                Some(Outcome::TimedOut) => {
+                    return so("its machine was booted, and its start took too long and was ended", log);
+                }
+                Some(Outcome::Interrupted) => {
+                    return so("its machine was booted, and its start was cut off with the agent", log);
+                }
+                Some(Outcome::Refused { reason }) => {
+                    return so(format!("its machine was booted, and its start was refused: {}", clean(reason)), log);
+                }
+                Some(Outcome::Ok) => {}
+            }
+        }
         let doing = match said.phase {
             Phase::Fetching => Some("fetching its files"),
             Phase::Applying => Some("putting its files in place"),
@@ -331,6 +358,16 @@ fn unwell(here: &Here) -> Option<Conclusion> {
     if !said.drift.is_empty() {
         let paths: Vec<&str> = said.drift.iter().take(3).map(RelPath::as_str).collect();
         let more = if said.drift.len() > paths.len() { ", …" } else { "" };
+        if !said.unhealed.is_empty() {
+            let names: Vec<&str> = said.unhealed.iter().take(3).map(RelPath::as_str).collect();
+            return so(
+                format!(
+                    "something edits its files again and again, and they are put back no more: {}",
+                    names.join(", ")
+                ),
+                format!("find what writes them on {}, or take self_heal out of the manifest", allocation.host),
+            );
+        }
         return so(
             format!("{} managed files were edited there: {}{more}", said.drift.len(), paths.join(", ")),
             format!("{again} puts them back; keep what you need in workspace/jobs/{job}"),

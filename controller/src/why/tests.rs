@@ -31,6 +31,7 @@ fn worker() -> Worker {
         refused: None,
         clock_ms: 5,
         lacking: Vec::new(),
+        held: None,
     }
 }
 
@@ -54,6 +55,8 @@ fn here() -> Here {
         problem: None,
         drift: vec![],
         unmanaged: vec![],
+        boot: None,
+        unhealed: vec![],
         health: None,
         fetched: None,
     };
@@ -117,6 +120,11 @@ fn every_way_of_not_being_where_the_operator_wants_it() {
         ),
         ("no maand serve runs", |w, _| (w.away, w.is_served) = (Some("-".into()), false), "start maand serve"),
         ("behind: it accepted nothing, it was told 1.2.3", |w, _| w.accepted = None, "maand agent ping w"),
+        (
+            "it is held until noon: a disk",
+            |w, _| w.held = Some("held until noon: a disk".into()),
+            "maand agent unhold w",
+        ),
         ("-120 s off", |w, _| w.clock_ms = -120_000, "time synchronisation"),
         ("w has no make: make targets cannot run", |w, _| w.lacking = vec!["make"], "install it there"),
         ("is under way (rollout 0197, batch 1 of 2): not picked", |_, h| h.rolling = rolling(false, false), "watch"),

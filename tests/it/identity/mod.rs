@@ -3,8 +3,10 @@
 mod clock;
 mod clones;
 mod expiry;
+mod fence;
 mod renewal;
 mod revocation;
+mod rotation;
 
 use std::path::Path;
 

@@ -24,16 +24,16 @@ use serde_json::{Value, json};
 use crate::support::{agents, bucket, hosts};
 
 /// A bucket with its workers, and what runs of it. Agents end before the controller does.
-struct Fleet {
-    agents: Vec<Agent>,
-    serve: Option<Running>,
-    hosts: Vec<String>,
-    bucket: Bucket,
+pub(crate) struct Fleet {
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) serve: Option<Running>,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) bucket: Bucket,
 }
 
 impl Fleet {
     /// Workers with the label `all`; nothing is built, nothing runs.
-    fn new(count: u8) -> Self {
+    pub(crate) fn new(count: u8) -> Self {
         let bucket = bucket();
         let hosts = hosts(&bucket, count);
         bucket.workers(&hosts, &["all"]);
@@ -41,7 +41,7 @@ impl Fleet {
     }
 
     /// Builds, serves, and joins an agent for every worker.
-    fn up(&mut self) {
+    pub(crate) fn up(&mut self) {
         self.bucket.maand(&["build"]).expect(0);
         self.serve = Some(self.bucket.serve());
         self.agents = agents(&self.bucket, &self.hosts);
@@ -50,7 +50,7 @@ impl Fleet {
 
     /// A job on all workers. Each target appends a line to `data/ran` and to [`Fleet::order`]; it waits while
     /// `hold.<job>` or `hold.<host>` is there and fails when `fail.<job>` or `fail.<host>` is; `sick.<host>` is for checks.
-    fn job(&self, job: &str, mut manifest: Value) {
+    pub(crate) fn job(&self, job: &str, mut manifest: Value) {
         manifest["selectors"] = json!(["all"]);
         self.bucket.write(&format!("workspace/jobs/{job}/manifest.json"), &manifest.to_string());
         self.bucket.write(&format!("workspace/jobs/{job}/me.j2"), "{{ worker_ip }}");
@@ -68,7 +68,7 @@ impl Fleet {
     }
 
     /// A manifest's health check that is good while `sick.<host>` is not there.
-    fn check(&self, attempts: u32) -> Value {
+    pub(crate) fn check(&self, attempts: u32) -> Value {
         let command =
             format!("test ! -e {}/sick.$(cat me) || {{ echo feels sick; false; }}", self.bucket.dir().display());
         json!({"checks": [{"type": "exec", "command": command}], "wait": {"attempts": attempts, "interval_seconds": 1}})
@@ -78,22 +78,22 @@ impl Fleet {
         self.bucket.dir().join(name)
     }
 
-    fn raise(&self, name: &str) {
+    pub(crate) fn raise(&self, name: &str) {
         std::fs::write(self.flag(name), "").unwrap();
     }
 
-    fn lower(&self, name: &str) {
+    pub(crate) fn lower(&self, name: &str) {
         std::fs::remove_file(self.flag(name)).unwrap();
     }
 
     /// Gives every job of `jobs` other content, and builds.
-    fn edit(&self, jobs: &[&str], content: &str) {
+    pub(crate) fn edit(&self, jobs: &[&str], content: &str) {
         jobs.iter().for_each(|job| self.bucket.write(&format!("workspace/jobs/{job}/conf/app"), content));
         self.bucket.maand(&["build"]).expect(0);
     }
 
     /// `host target` in the order in which they ran, hosts by their number; forgets them.
-    fn order(&self, job: &str) -> Vec<String> {
+    pub(crate) fn order(&self, job: &str) -> Vec<String> {
         let path = self.flag(&format!("{job}.order"));
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         drop(std::fs::remove_file(path));
@@ -107,7 +107,7 @@ impl Fleet {
     }
 
     /// The rollout words of a job, in the order of its workers.
-    fn words(&self, job: &str) -> Vec<String> {
+    pub(crate) fn words(&self, job: &str) -> Vec<String> {
         let rows = self.bucket.rollouts();
         let word = |host: &String| {
             rows.iter().find(|(name, worker, _)| name == job && worker == host).map(|(_, _, word)| word.clone())
@@ -115,7 +115,7 @@ impl Fleet {
         self.hosts.iter().filter_map(word).collect()
     }
 
-    fn update_seq(&self) -> u64 {
+    pub(crate) fn update_seq(&self) -> u64 {
         let info = self.bucket.maand(&["info", "--json"]).expect(0).stdout;
         serde_json::from_str::<Value>(&info).unwrap()["update_seq"].as_u64().unwrap()
     }
@@ -127,7 +127,7 @@ impl Fleet {
     }
 
     /// Waits until the job's target of worker `n` has begun `times` times.
-    fn wait_ran(&self, n: usize, job: &str, times: usize) {
+    pub(crate) fn wait_ran(&self, n: usize, job: &str, times: usize) {
         poll::until("a target to begin", poll::LONG, || {
             let ran = self.agents[n].read(job, "data/ran");
             if ran.lines().count() >= times { Ok(()) } else { Err(ran) }
@@ -135,7 +135,7 @@ impl Fleet {
     }
 
     /// Worker `n`'s worker.json.
-    fn worker_json(&self, n: usize) -> Value {
+    pub(crate) fn worker_json(&self, n: usize) -> Value {
         let text = std::fs::read_to_string(self.agents[n].bucket_dir().join("worker.json")).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }

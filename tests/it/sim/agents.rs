@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use controller::rollout::event::Release;
 use controller::rollout::{Observed, Probed};
+use shared::api::LEASE_MS;
 use shared::api::v1::desired::{Fence, RunState};
 use shared::api::v1::report::Outcome;
 use shared::{ActionId, ActionKind, AllocId, BundleDigest};
@@ -25,6 +26,14 @@ pub struct Agent {
     pub online: bool,
     /// What it read last.
     pub read: Told,
+    /// When it last asked whether that still holds, and it did; `None` after its start.
+    pub confirmed_ms: Option<i64>,
+    /// It asks and is answered, and what it says is lost.
+    pub mute: bool,
+    /// Until when it fetches what it read last.
+    pub fetches_ms: i64,
+    /// It begins things whenever it likes.
+    pub heedless: bool,
     /// Everything that it ran to an end: outcome, and what was in place then.
     pub ran: BTreeMap<ActionId, (Outcome, Option<BundleDigest>)>,
     /// After which its probes were good.
@@ -41,14 +50,19 @@ pub struct Agent {
 
 impl Agent {
     /// Reads what it is told.
-    pub fn read(&mut self, told: &Told) {
+    pub fn read(&mut self, told: &Told, now_ms: i64, random: &mut Random, calm: bool) {
         if self.online && told.fence >= self.read.fence {
+            if told.fence > self.read.fence && !calm && random.chance(10) {
+                // Some take as long as a driver waits.
+                self.fetches_ms = now_ms + 50_000 + i64::try_from(random.below(20_000)).unwrap_or(0);
+            }
             self.read = told.clone();
+            self.confirmed_ms = Some(now_ms);
         }
     }
 
     /// Does one thing; the action that it began, if it began one.
-    pub fn act(&mut self, random: &mut Random, calm: bool) -> Option<ActionId> {
+    pub fn act(&mut self, random: &mut Random, calm: bool, now_ms: i64) -> Option<ActionId> {
         self.probe(random, calm);
         let release = self.read.release.clone()?;
         let (id, kind) = release.action;
@@ -56,6 +70,13 @@ impl Agent {
             return None;
         }
         if self.last.as_ref().is_none_or(|(last, _)| *last != id) {
+            if !calm && now_ms < self.fetches_ms {
+                return None;
+            }
+            let lease = i64::try_from(LEASE_MS).unwrap();
+            if !self.heedless && self.confirmed_ms.is_none_or(|confirmed| now_ms - confirmed >= lease) {
+                return None;
+            }
             if let (RunState::Running, Some(bundle)) = (release.state, release.bundle) {
                 self.placed = Some(bundle);
             }

@@ -38,6 +38,10 @@ pub enum Mutant {
     NoPause,
     /// What was given up is not taken back.
     NotTakenBack,
+    /// What was taken back counts as never begun before its agent's lease is over.
+    GivenUpAtOnce,
+    /// An agent begins what was confirmed long ago, or before it was started.
+    LeaseIgnored,
     /// A stop is forgotten.
     StopForgotten,
     /// A removal is forgotten.
@@ -47,7 +51,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 18] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::StaleReport,
         Mutant::BundleIgnored,
         Mutant::BatchTooBig,
@@ -63,6 +67,8 @@ impl Mutant {
         Mutant::HooksIgnored,
         Mutant::NoPause,
         Mutant::NotTakenBack,
+        Mutant::GivenUpAtOnce,
+        Mutant::LeaseIgnored,
         Mutant::StopForgotten,
         Mutant::RemovalForgotten,
         Mutant::PromotionForgotten,

@@ -13,9 +13,10 @@ use controller::model::{
 };
 use controller::plan::{self, Changed, JobPlan, Known, Options, Plan};
 use controller::rollout::event::Release;
-use controller::rollout::flight::Fate;
+use controller::rollout::flight::{Fate, Why};
 use controller::rollout::job::{End, JobRollout, Phase};
 use controller::rollout::{Effect, Event, Ids, Limits, Rollout, Stage, late};
+use shared::api::GONE_MS;
 use shared::api::v1::desired::{DesiredAction, DesiredAllocation, Fence, RunState};
 use shared::api::v1::report::{ObservedAction, ObservedAllocation, Phase as AgentPhase, Process};
 use shared::{ActionId, ActionKind, AllocId, BucketId, BundleDigest, JobName, RunId, WorkerId};
@@ -44,9 +45,10 @@ struct World {
     snapshot: Snapshot,
     told: BTreeMap<AllocId, Told>,
     agents: BTreeMap<AllocId, Agent>,
-    /// Ids that were ever released, and those that were taken back.
+    /// Ids that were ever released, those that were taken back, and those that the machine gave up.
     released: BTreeSet<ActionId>,
     taken_back: BTreeSet<ActionId>,
+    given_up: BTreeSet<ActionId>,
     ids: Counter,
     now_ms: i64,
     generation: u64,
@@ -96,6 +98,7 @@ impl World {
         let mut agents = BTreeMap::new();
         for allocation in &snapshot.allocations {
             let agent = Agent {
+                heedless: mutant == Mutant::LeaseIgnored,
                 online: calm || random.chance(85),
                 placed: allocation.promoted.as_ref().map(|promoted| promoted.bundle),
                 runs: allocation.may_run(),
@@ -117,6 +120,7 @@ impl World {
             agents,
             released: BTreeSet::new(),
             taken_back: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             ids: Counter(0),
             now_ms: 0,
             generation: 0,
@@ -167,6 +171,12 @@ impl World {
             let release = paused == 0 || self.mutant == Mutant::NoPause;
             let now_ms = if self.mutant == Mutant::NoDeadline { 0 } else { self.now_ms };
             let mut effects = rollout.step(&events, now_ms, release, &mut self.ids);
+            for job in rollout.jobs() {
+                // A stop or removal that nobody waits for is still wanted.
+                let moves = job.plan.batches.iter().flatten().filter_map(|step| job.flights.get(&step.alloc_id));
+                let dead = moves.filter(|flight| is_given_up(flight.fate.as_ref()));
+                self.given_up.extend(dead.map(|flight| flight.action_id));
+            }
             self.mutant.of_effects(&mut effects, before.as_ref());
             for effect in &effects {
                 self.carry_out(effect, &real, &mut rollout, &mut course, (paused > 0, &mut waiting))?;
@@ -198,17 +208,23 @@ impl World {
             if !calm && self.random.chance(3) {
                 agent.online = !agent.online;
             }
-            if let Some(told) = self.told.get(&alloc) {
-                agent.read(told);
+            agent.mute = !calm && agent.mute != self.random.chance(3);
+            let asks = calm || self.random.chance(60);
+            if let Some(told) = self.told.get(&alloc).filter(|_| asks) {
+                agent.read(told, self.now_ms, &mut self.random, calm);
+            }
+            if !calm && self.random.chance(2) {
+                // It is started anew: what it has accepted it knows, what was confirmed it does not.
+                agent.confirmed_ms = None;
             }
             if calm || self.random.chance(60) {
-                // What it read before it went away it still does.
-                let begun = agent.act(&mut self.random, calm);
-                if let Some(id) = begun.filter(|id| agent.online && self.taken_back.contains(id)) {
+                // What it read before it went away it still does, for a while.
+                let begun = agent.act(&mut self.random, calm, self.now_ms);
+                if let Some(id) = begun.filter(|id| self.given_up.contains(id)) {
                     return Err(format!("{id} was given up and is done all the same"));
                 }
             }
-            if !agent.online || !(calm || self.random.chance(50)) {
+            if !agent.online || agent.mute || !(calm || self.random.chance(50)) {
                 continue;
             }
             if self.told.contains_key(&alloc) && (calm || self.random.chance(50)) {
@@ -253,7 +269,8 @@ impl World {
                 let fence = Fence { epoch: 1, update_seq: 1, generation: self.generation };
                 let old = self.told.insert(*alloc_id, Told { release: None, fence });
                 self.taken_back.extend(old.and_then(|told| told.release).map(|release| release.action.0));
-                course.open.remove(alloc_id);
+                let waits_ms = if self.mutant == Mutant::GivenUpAtOnce { GONE_MS } else { 0 };
+                rollout.taken_back_at(*alloc_id, self.now_ms - waits_ms);
             }
             Effect::Promote { alloc_id, bundle, version } => {
                 self.may_be_promoted(*alloc_id, *bundle, real, course)?;
@@ -283,6 +300,7 @@ impl World {
                 }
             }
             Effect::Deferred { alloc_id, .. } => {
+                course.open.remove(alloc_id);
                 *course.given_up.entry(self.allocation(*alloc_id).job.clone()).or_default() += 1;
             }
             Effect::Hooks(call) => {
@@ -322,7 +340,11 @@ impl World {
         course: &mut Course,
         paused: bool,
     ) -> Result<(), String> {
-        if !self.released.insert(release.action.0) {
+        let agent = &self.agents[&release.alloc_id];
+        let had_begun = agent.last.as_ref().is_some_and(|(last, _)| *last == release.action.0);
+        // It had begun it before it was taken back, and is told so.
+        let stands_again = had_begun && self.taken_back.remove(&release.action.0);
+        if !self.released.insert(release.action.0) && !stands_again {
             return Err(format!("action id {} was given twice", release.action.0));
         }
         let allocation = self.allocation(release.alloc_id).clone();
@@ -480,6 +502,8 @@ impl World {
                 new_version: release.new_version.clone(),
                 action: Some(DesiredAction { id, kind, timeout_s: 1, run_id: RunId::from_uuid(Uuid::from_u128(1)) }),
                 dir_mode: None,
+                deployment_seq: 0,
+                self_heal: false,
                 health: None,
             })
         };
@@ -507,6 +531,8 @@ impl World {
                 problem: None,
                 drift: vec![],
                 unmanaged: vec![],
+                boot: None,
+                unhealed: vec![],
                 health: None,
                 fetched: None,
             };
@@ -514,6 +540,10 @@ impl World {
         };
         self.agents.iter().filter(|(_, agent)| agent.online).map(report).collect()
     }
+}
+
+fn is_given_up(fate: Option<&Fate>) -> bool {
+    matches!(fate, Some(Fate::Deferred | Fate::Failed { why: Why::NoResult { .. } }))
 }
 
 fn worker(alloc: AllocId) -> WorkerId {

@@ -101,6 +101,7 @@ impl Controller {
             worker_id: self.worker,
             root: place.join("root"),
             state: place.join("state"),
+            drift_check_seconds: Some(0),
             poll_interval_seconds: None,
             allow: None,
         };

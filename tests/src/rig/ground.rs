@@ -206,12 +206,33 @@ impl Ground {
             if run("umount", &[&shown(&self.place())]).is_ok() {
                 mounted().retain(|at| *at != self.place());
                 self.mounted = false;
-                return Ok(());
+                return self.detached();
             }
             // Whoever was killed may not have let go yet.
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         run("umount", &[&shown(&self.place())])
+    }
+}
+
+impl Ground {
+    /// Waits until no loop device has the image. Somebody who looks for a free one may keep ours for a moment, and the
+    /// next mount would take it up again, with what was in it before.
+    fn detached(&self) -> Result<(), String> {
+        let image = shown(&self.file("image"));
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+            let mut files =
+                devices.filter_map(|one| std::fs::read_to_string(one.path().join("loop/backing_file")).ok());
+            if !files.any(|file| file.trim_end() == image) {
+                return Ok(());
+            }
+            if std::time::Instant::now() > end {
+                return Err(format!("a loop device does not let go of {image}"));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 }
 

@@ -410,6 +410,8 @@ impl Rig {
             current_version: "0.0.0".to_owned(),
             new_version: format!("{}.0.0", wish.version),
             action,
+            deployment_seq: 0,
+            self_heal: false,
             dir_mode: None,
             health: None,
         };
@@ -422,6 +424,7 @@ impl Rig {
             issued_at_ms: 0,
             allocations: vec![allocation],
             prefetch: Vec::new(),
+            hold: None,
             operations: Vec::new(),
         }
     }
@@ -460,12 +463,14 @@ impl Rig {
     pub(super) fn outside(&self) -> Listing {
         let bucket = self.layout().bucket().strip_prefix(self.ground.place()).unwrap().display().to_string();
         let job = format!("{bucket}/jobs/{}", self.job);
+        // By which an agent knows that it, and its root, are not copies.
+        let machine = format!("state/{}/machine.json", self.controller.bucket);
         let mine = |path: &str| {
             let below = |dir: &str| path == dir || path.starts_with(&format!("{dir}/"));
             let above = bucket.starts_with(path) || path == format!("{bucket}/jobs");
             let described =
                 ["worker.json", "jobs.json", ".maand", "bin"].iter().any(|name| below(&format!("{bucket}/{name}")));
-            let others = ["lost+found", "filler"].iter().any(|name| below(name));
+            let others = ["lost+found", "filler", &machine].iter().any(|name| below(name));
             above
                 || below(&job)
                 || described

@@ -88,6 +88,7 @@ const PAGES: &[(&str, &str)] = &[
     page!("0092"),
     page!("0093"),
     page!("0094"),
+    page!("0095"),
 ];
 
 /// Runs it.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use shared::{BucketId, Code, Diagnostic};
 
-use crate::catalog::{Catalog, During as _, read};
+use crate::catalog::{Catalog, During as _, authorities, read};
 use crate::cli::Context;
 use crate::config;
 use crate::failure::{Exit, Failure};
@@ -100,13 +100,14 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
             made.push(bucket.shown(&path).to_string());
         }
     }
-    for (kind, name) in [
-        (Kind::Jobs, ["secrets/ca.crt", "secrets/ca.key"]),
-        (Kind::Agents, ["secrets/agent-ca.crt", "secrets/agent-ca.key"]),
-    ] {
-        if ca::ensure(kind, bucket, id, clock::now_ms())? {
-            made.extend(name.map(str::to_owned));
-        }
+    if ca::ensure(Kind::Jobs, bucket, id, clock::now_ms())? {
+        made.extend(["secrets/ca.crt", "secrets/ca.key"].map(str::to_owned));
+    }
+    // The one that counts: the first may have been replaced.
+    let current = catalog.read(|tx| authorities::rotation(tx))?.current;
+    if ca::ensure_agents(bucket, current, id, clock::now_ms())? {
+        let (certificate, key) = bucket.agent_ca(current);
+        made.extend([certificate, key].map(|path| bucket.shown(&path).to_string()));
     }
     if !bucket.kv_key().is_file() {
         SealingKey::create(&bucket.kv_key()).map_err(|error| cannot(bucket, &bucket.kv_key(), &error))?;

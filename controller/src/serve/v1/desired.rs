@@ -12,6 +12,7 @@ use data_encoding::BASE64;
 use serde::Deserialize;
 use shared::api::v1::MAX_WAIT_S;
 use shared::api::v1::desired::{Envelope, Fence};
+use shared::api::{LEASE_HEADER, LEASE_MS};
 
 use crate::admission::certificate::{Verdict, judge};
 use crate::catalog::{desired, identities, observed, sessions};
@@ -59,7 +60,7 @@ pub(super) async fn desired(
         match judge(known.as_ref(), worker, now_ms) {
             Verdict::Admit { .. } => {}
             // Its agent uses a newer one by now: this was on its way.
-            Verdict::Superseded { is_copy: false } => return Ok(nothing(false)),
+            Verdict::Superseded { is_copy: false } => return Ok(nothing(false, false)),
             refused => return Err(refuse(&state, worker, None, refused, now_ms).await?),
         }
         check_session(session, last)?;
@@ -81,28 +82,32 @@ pub(super) async fn desired(
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             return Ok(response);
         }
+        // Read after the request came: what it says of the state is newer than that.
+        let confirmed = told.is_some() && told == after && !state.halt.is_set();
         if *ending.borrow() {
-            return Ok(nothing(true));
+            return Ok(nothing(true, confirmed));
         }
         tokio::select! {
             changed = watched.changed() => {
                 // A newer request of the same worker waits now.
                 if changed.is_err() || watched.borrow().poll != poll {
-                    return Ok(nothing(false));
+                    return Ok(nothing(false, confirmed));
                 }
             }
-            () = ended(&mut ending) => return Ok(nothing(true)),
+            () = ended(&mut ending) => return Ok(nothing(true, confirmed)),
             () = &mut end => {
                 touch(&state, worker).await;
-                return Ok(nothing(false));
+                return Ok(nothing(false, confirmed));
             }
         }
     }
 }
 
-/// Nothing newer. While the server ends, the agent is told to leave it a moment.
-fn nothing(ending: bool) -> Response {
+/// Nothing newer; whether that is because the agent has the newest, which it may act on for a while. While the
+/// server ends, the agent is told to leave it a moment.
+fn nothing(ending: bool, confirmed: bool) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().insert(LEASE_HEADER, HeaderValue::from(if confirmed { LEASE_MS } else { 0 }));
     if ending {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -20,6 +20,7 @@ use super::reports::rejected;
 use crate::catalog::{self, agents, identities, sessions};
 use crate::clock;
 use crate::serve::State;
+use crate::serve::credentials::Credentials;
 use crate::serve::error::Refusal;
 use crate::serve::identity::From;
 use crate::telemetry::Line;
@@ -48,18 +49,26 @@ pub(super) enum Given {
 pub(super) async fn enrol(
     Held(state): Held<Arc<State>>,
     Extension(from): Extension<From>,
+    Extension(shown): Extension<Arc<Credentials>>,
     request: Result<Json<Request>, JsonRejection>,
 ) -> Result<Json<Given>, Refusal> {
     if !state.strangers.allow(from.0.ip(), clock::instant()) {
         return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many enrolments from this address"));
     }
     match request.map_err(rejected)?.0 {
-        Request::Token(request) => join(&state, from, request).await.map(|given| Json(Given::Joined(given))),
-        Request::Key(request) => renew::proven(&state, from, request).await.map(|given| Json(Given::Renewed(given))),
+        Request::Token(request) => join(&state, from, shown, request).await.map(|given| Json(Given::Joined(given))),
+        Request::Key(request) => {
+            renew::proven(&state, from, &shown, request).await.map(|given| Json(Given::Renewed(given)))
+        }
     }
 }
 
-async fn join(state: &Arc<State>, from: From, request: EnrolRequest) -> Result<EnrolResponse, Refusal> {
+async fn join(
+    state: &Arc<State>,
+    from: From,
+    shown: Arc<Credentials>,
+    request: EnrolRequest,
+) -> Result<EnrolResponse, Refusal> {
     let part = |what: &str| Refusal::bad(format!("{what}: not of its form"));
     let token_id: [u8; 16] = BASE64URL_NOPAD
         .decode(request.token_id.as_bytes())
@@ -70,7 +79,7 @@ async fn join(state: &Arc<State>, from: From, request: EnrolRequest) -> Result<E
     let proof = BASE64.decode(request.proof.as_bytes()).map_err(|_| part("proof"))?;
     let spki = issue::request_key(&csr).map_err(|error| Refusal::bad(error.to_string()))?;
     let held = state.clone();
-    let asked = Asked { token_id, id: request.token_id, spki, proof, now_ms: clock::now_ms() };
+    let asked = Asked { shown, token_id, id: request.token_id, spki, proof, now_ms: clock::now_ms() };
     let redeemed = state.database.write(move |connection| redeem(connection, &held, &asked)).await?;
     let (answer, first) = match redeemed {
         Ok(redeemed) => redeemed,
@@ -90,6 +99,8 @@ async fn join(state: &Arc<State>, from: From, request: EnrolRequest) -> Result<E
 }
 
 struct Asked {
+    /// What the connection has shown.
+    shown: Arc<Credentials>,
     token_id: [u8; 16],
     id: String,
     spki: Vec<u8>,
@@ -114,7 +125,7 @@ fn redeem(
     if token.is_dead() {
         return Ok(Err(no("token_dead", "the join token was tried with a wrong secret too often")));
     }
-    let message = token::proof(&asked.token_id, &asked.spki, &state.certificate);
+    let message = token::proof(&asked.token_id, &asked.spki, &asked.shown.certificate);
     if UnparsedPublicKey::new(&ED25519, &token.public_key).verify(&message, &asked.proof).is_err() {
         agents::count_failure(connection, &asked.id)?;
         return Ok(Err(no("token_wrong", "the join token's secret is wrong")));
@@ -123,12 +134,13 @@ fn redeem(
         return Ok(Err(no("worker_unknown", "the token's worker is in the catalog no more")));
     };
     let key = *BlobDigest::of(&asked.spki).as_bytes();
+    let credentials = state.credentials.get();
     let answer = |certificate: String| EnrolResponse {
         bucket_id: state.bucket_id,
         worker_id: token.worker,
         host: host.clone(),
         certificate,
-        trust_roots: state.authority.pem.clone(),
+        trust_roots: credentials.roots.clone(),
     };
     if let Some((used_by, certificate)) = token.redeemed {
         if used_by == key {
@@ -142,11 +154,11 @@ fn redeem(
         return Ok(Err(no("token_expired", "the join token has expired")));
     }
     let (worker, ttl) = (token.worker, state.agent_certs_ttl);
-    let issued = match issue::agent(&state.authority, state.bucket_id, worker, &asked.spki, asked.now_ms, ttl) {
+    let issued = match issue::agent(&credentials.issuing, state.bucket_id, worker, &asked.spki, asked.now_ms, ttl) {
         Ok(issued) => issued,
         Err(error) => return Ok(Err((None, Refusal::internal(&error)))),
     };
-    agents::redeem(connection, &asked.id, worker, &key, &renew::record(&issued, key), asked.now_ms)?;
+    agents::redeem(connection, &asked.id, worker, &key, &renew::record(&issued, key, &credentials), asked.now_ms)?;
     // An operator has said who the worker is.
     identities::settle(connection, worker, None)?;
     sessions::forget_turns(connection, worker)?;

@@ -5,30 +5,61 @@ use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm};
 use axum::Json;
-use axum::extract::State as Held;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State as Held};
 use axum::http::StatusCode;
 use data_encoding::BASE64;
 use rusqlite::Connection;
+use serde::Deserialize;
 use shared::api::v1::renew::{ProvenRequest, RenewRequest, RenewResponse, Whoami};
 use shared::{BlobDigest, WorkerId, token};
 
 use super::reports::rejected;
 use crate::admission::certificate::{Renewal, Verdict, judge, renewal};
 use crate::catalog;
+use crate::catalog::authorities;
 use crate::catalog::identities::{self, NewCertificate};
 use crate::clock;
 use crate::serve::State;
+use crate::serve::credentials::Credentials;
 use crate::serve::error::Refusal;
 use crate::serve::identity::{Caller, From, Peer, fingerprint_of, refuse};
 use crate::telemetry::Line;
 use crate::tls::issue;
 
-pub(super) async fn whoami(Held(state): Held<Arc<State>>, caller: Caller) -> Result<Json<Whoami>, Refusal> {
+/// Most pins that an agent may say: two are in use at once.
+const MOST_PINS: usize = 8;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Ask {
+    /// sha256 of the public keys of the authorities that it trusts, hexadecimal, commas between.
+    trusts: Option<String>,
+}
+
+pub(super) async fn whoami(
+    Held(state): Held<Arc<State>>,
+    caller: Caller,
+    ask: Result<Query<Ask>, QueryRejection>,
+) -> Result<Json<Whoami>, Refusal> {
+    let Query(ask) = ask.map_err(|error| Refusal::bad(error.body_text()))?;
     let Caller { worker, fingerprint, .. } = caller;
+    if let Some(trusts) = ask.trusts {
+        let is_pin = |pin: &str| pin.len() == 64 && pin.bytes().all(|b| b.is_ascii_hexdigit());
+        if trusts.split(',').count() > MOST_PINS || !trusts.split(',').all(is_pin) {
+            return Err(Refusal::bad("trusts: not of its form"));
+        }
+        state.database.write(move |c| authorities::trusts(c, worker, &trusts)).await?;
+    }
     let (host, known) =
         state.database.read(move |c| Ok((identities::host(c, worker)?, identities::known(c, &fingerprint)?))).await?;
-    Ok(Json(Whoami { worker_id: worker, host, generation: known.map_or(0, |known| known.generation) }))
+    let credentials = state.credentials.get();
+    Ok(Json(Whoami {
+        worker_id: worker,
+        host,
+        generation: known.map_or(0, |known| known.generation),
+        trust_roots: Some(credentials.roots.clone()),
+        renew: known.is_some_and(|known| known.authority != credentials.rotation.issues),
+    }))
 }
 
 pub(super) async fn renew(
@@ -45,6 +76,7 @@ pub(super) async fn renew(
 pub(super) async fn proven(
     state: &Arc<State>,
     From(address): From,
+    shown: &Credentials,
     request: ProvenRequest,
 ) -> Result<RenewResponse, Refusal> {
     let part = |what: &str| Refusal::bad(format!("{what}: not of its form"));
@@ -55,7 +87,7 @@ pub(super) async fn proven(
     let Peer::Agent { worker, fingerprint, key } = Peer::of(Some(&certificate), state.bucket_id) else {
         return Err(part("certificate"));
     };
-    let message = token::renewal(&certificate, &spki, &state.certificate);
+    let message = token::renewal(&certificate, &spki, &shown.certificate);
     if !is_signed(&certificate, &message, &proof) {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "proof_wrong", "the proof is not by the certificate's key"));
     }
@@ -109,33 +141,37 @@ fn issue_next(
 ) -> catalog::Result<Result<(RenewResponse, bool), Refusal>> {
     let Caller { worker, fingerprint, key, .. } = caller;
     let asked = fingerprint_of(spki);
+    let credentials = state.credentials.get();
     let given = |certificate: String, generation: u64| RenewResponse {
         certificate,
         generation,
-        trust_roots: state.authority.pem.clone(),
+        trust_roots: credentials.roots.clone(),
     };
     match renewal(&key, &asked, identities::of_key(connection, worker, &asked)?, now_ms) {
         Renewal::Refuse(why) => return Ok(Err(Refusal::new(StatusCode::CONFLICT, "key_used", why))),
         Renewal::Again(held) => return Ok(Ok((given(held.pem, held.generation), false))),
         Renewal::Issue => {}
     }
-    let issued = match issue::agent(&state.authority, state.bucket_id, worker, spki, now_ms, state.agent_certs_ttl) {
+    let issued = match issue::agent(&credentials.issuing, state.bucket_id, worker, spki, now_ms, state.agent_certs_ttl)
+    {
         Ok(issued) => issued,
         Err(error) => return Ok(Err(Refusal::internal(&error))),
     };
     identities::replace_unused(connection, worker, &fingerprint, now_ms)?;
-    let generation = identities::insert(connection, worker, Some(&fingerprint), &record(&issued, asked), now_ms)?;
+    let generation =
+        identities::insert(connection, worker, Some(&fingerprint), &record(&issued, asked, &credentials), now_ms)?;
     Ok(Ok((given(issued.pem, generation), true)))
 }
 
 /// What the catalog keeps of a certificate.
-pub(super) fn record(issued: &issue::Issued, spki: [u8; 32]) -> NewCertificate<'_> {
+pub(super) fn record<'a>(issued: &'a issue::Issued, spki: [u8; 32], credentials: &Credentials) -> NewCertificate<'a> {
     NewCertificate {
         fingerprint: *BlobDigest::of(&issued.der).as_bytes(),
         serial: &issued.serial,
         pem: &issued.pem,
         spki,
         not_after_ms: issued.not_after_ms,
+        authority: credentials.rotation.issues,
     }
 }
 

@@ -38,8 +38,9 @@ const FIELDS: [&str; 17] = [
     "max_unreachable",
 ];
 
-/// One more field, apart from the list for its rule alone.
+/// More fields, apart from the list for their rules alone.
 const DIR_MODE: &str = "dir_mode";
+const SELF_HEAL: &str = "self_heal";
 
 /// A port as a manifest asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub struct Manifest {
     pub max_unreachable: Budget,
     /// Permission bits of its directory.
     pub dir_mode: Option<u32>,
+    /// Files that were edited on a worker are put back.
+    pub self_heal: bool,
 }
 
 /// The manifest of `job`, with its defaults. Problems and the older words that it uses go to `reader`;
@@ -195,7 +198,11 @@ fn field(reader: &mut Reader<'_>, manifest: &mut Manifest, job: &str, key: &str,
                 None => reader.expected(key, "permission bits such as \"0750\", with all of the owner's", value),
             }
         }
-        unknown => reader.unknown(key, unknown, &[&FIELDS[..], &[DIR_MODE]].concat()),
+        SELF_HEAL => match value.as_bool() {
+            Some(heal) => manifest.self_heal = heal,
+            None => reader.expected(key, "true or false", value),
+        },
+        unknown => reader.unknown(key, unknown, &[&FIELDS[..], &[DIR_MODE, SELF_HEAL]].concat()),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::health::HealthSpec;
 use super::operation::{MAX_OPEN, Operation};
 use super::{MAX_ALLOCATIONS, bounded};
-use crate::{ActionId, ActionKind, AllocId, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
+use crate::{ActionId, ActionKind, AllocId, BlobDigest, BucketId, BundleDigest, Host, JobName, Name, WorkerId};
 
 /// What orders desired states: a newer one is greater, field by field from the left.
 ///
@@ -88,6 +88,43 @@ pub struct DesiredState {
     /// Ad-hoc work, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::list::<MAX_OPEN, _, _>")]
     pub operations: Vec<Operation>,
+    /// An operator wants nothing changed here for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// Until when nothing is changed on a worker, and why. It ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The controller's clock, milliseconds since 1970 UTC.
+    pub until_ms: i64,
+    /// In the operator's words.
+    pub reason: String,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl DesiredState {
+    /// Digest of what this says in every version of the wire, so that both ends may compare it whatever fields the one
+    /// or the other knows besides: never to be made of anything else.
+    pub fn essence(&self) -> BlobDigest {
+        let mut text = format!("maand-essence-1\n{} {} {}\n", self.bucket_id, self.worker_id, self.fence);
+        for a in &self.allocations {
+            let state = match a.state {
+                RunState::Running => "running",
+                RunState::Stopped => "stopped",
+                RunState::Absent => "absent",
+                RunState::Purged => "purged",
+            };
+            let bundle = a.bundle.map(|bundle| bundle.to_string()).unwrap_or_default();
+            let action = a.action.as_ref().map(|action| action.id.to_string()).unwrap_or_default();
+            let (id, job, from, to) = (a.alloc_id, &a.job, &a.current_version, &a.new_version);
+            text.push_str(&format!("{id} {job} {state} {bundle} {from:?} {to:?} {action}\n"));
+        }
+        BlobDigest::of(text.as_bytes())
+    }
 }
 
 /// One allocation's desired state.
@@ -102,6 +139,12 @@ pub struct DesiredAllocation {
     /// Drained by the operator: shown as such in jobs.json.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
+    /// Its job's wave: what is started after a boot is started in this order.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deployment_seq: u32,
+    /// Its manifest says that files which were edited on the worker are put back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub self_heal: bool,
     /// The files that should be in place. `None` only with `Absent` and `Purged`, or before the
     /// allocation's first release.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -49,4 +49,10 @@ pub struct Whoami {
     pub host: Option<Host>,
     /// Number of the certificate among those of its worker.
     pub generation: u64,
+    /// Roots that the controller's certificate may come from, PEM: from now on these alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_roots: Option<String>,
+    /// The agent is to ask for a new certificate now: its own is of an authority that is to go.
+    #[serde(default)]
+    pub renew: bool,
 }

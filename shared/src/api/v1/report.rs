@@ -8,7 +8,7 @@ use super::desired::Fence;
 use super::facts::WorkerFacts;
 use super::health::{self, ObservedHealth};
 use super::operation::ObservedOperation;
-use crate::{ActionId, ActionKind, AllocId, BundleDigest, JobName, RelPath, RunId};
+use crate::{ActionId, ActionKind, AllocId, BlobDigest, BundleDigest, JobName, RelPath, RunId};
 
 /// Most paths listed under drift or unmanaged; the rest is a count.
 pub const MAX_PATHS: usize = 50;
@@ -33,6 +33,10 @@ pub struct Report {
     /// The desired state that the agent accepted last; `None` before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Fence>,
+    /// Its [`super::desired::DesiredState::essence`]: the same fence with other content would be another controller's, or
+    /// an older catalog's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub essence: Option<BlobDigest>,
     /// Why the last desired state it was offered was refused, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -73,6 +77,12 @@ pub struct ObservedAllocation {
     /// Why no progress is being made (a download that fails, a full disk), while that lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Its start after the machine's last boot; `None` when it needed none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<ObservedBoot>,
+    /// Managed files that are edited again and again, and are not put back any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealed: Vec<RelPath>,
     /// Managed files that were edited on the worker (found at the last apply or check).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<RelPath>,
@@ -121,6 +131,10 @@ impl ObservedAllocation {
         if let Some(action) = &mut self.action {
             cut(&mut action.tail, MAX_TAIL);
         }
+        if let Some(boot) = &mut self.boot {
+            cut(&mut boot.tail, MAX_TAIL);
+        }
+        self.unhealed.truncate(MAX_PATHS);
         if let Some(health) = &mut self.health {
             cut(&mut health.problem, health::MAX_PROBLEM);
         }
@@ -166,6 +180,23 @@ pub struct ObservedAction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// When the agent took it up, its clock, milliseconds since 1970 UTC.
+    pub started_ms: i64,
+    /// How long the make target took, milliseconds.
+    #[serde(default)]
+    pub duration_ms: u64,
+    /// The end of its output when it did not succeed, at most [`MAX_TAIL`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<String>,
+}
+
+/// A start after a boot, by the agent alone: no deploy asked for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedBoot {
+    /// What became of it; `None` while it runs, or its turn has not come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// When it was begun, the agent's clock, milliseconds since 1970 UTC; 0 before that.
+    #[serde(default)]
     pub started_ms: i64,
     /// How long the make target took, milliseconds.
     #[serde(default)]

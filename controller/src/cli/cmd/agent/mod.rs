@@ -1,21 +1,23 @@
 //! `maand agent`: who may join, who is there, and whose time is over.
 
 mod end;
+mod hold;
 mod ping;
 mod resolve;
+mod rotate;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::BASE64URL_NOPAD;
 use shared::token::{self, JoinToken};
 use shared::{Code, Diagnostic, Host};
 
-use crate::catalog::{agents, read};
+use crate::catalog::{agents, authorities, read};
 use crate::cli::Context;
 use crate::cli::filter::unknown;
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::model::{Snapshot, Worker};
-use crate::tls::ca::{Authority, Kind};
+use crate::tls::ca;
 use crate::{clock, secrets};
 
 /// How long a token lives, minutes.
@@ -29,7 +31,11 @@ pub enum Command {
     Ping(ping::Ping),
     Revoke(end::Revoke),
     Forget(end::Forget),
+    Hold(hold::Hold),
+    Unhold(hold::Unhold),
     Resolve(resolve::Resolve),
+    #[command(subcommand, name = "rotate-ca")]
+    RotateCa(rotate::RotateCa),
 }
 
 /// Print the one line to run on a worker, with a token that works once
@@ -55,7 +61,10 @@ pub fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Ping(args) => ping::run(&args, context),
         Command::Revoke(args) => end::revoke(&args, context),
         Command::Forget(args) => end::forget(&args, context),
+        Command::Hold(args) => hold::hold(&args, context),
+        Command::Unhold(args) => hold::unhold(&args, context),
         Command::Resolve(args) => resolve::run(&args, context),
+        Command::RotateCa(command) => rotate::run(&command, context),
     }
 }
 
@@ -84,7 +93,9 @@ fn print_token(args: &Token, context: &Context) -> Result<(), Failure> {
 /// A new token for `host`, which must be in the catalog.
 pub fn new_token(context: &Context, host: &Host, ttl_minutes: u32) -> Result<String, Failure> {
     let mut catalog = context.catalog()?;
-    let authority = Authority::load(Kind::Agents, &context.bucket)?;
+    // What the controller shows: during a replacement the old one, until the moment of its end.
+    let rotation = catalog.read(|tx| authorities::rotation(tx))?;
+    let authority = ca::agents(&context.bucket, rotation.current)?;
     let failed = |error: &dyn std::error::Error| {
         Failure::new(Exit::Failed, Diagnostic::new(Code::Secrets, "a token cannot be made").cause(error))
     };

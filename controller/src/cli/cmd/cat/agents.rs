@@ -4,7 +4,7 @@ use serde_json::Value;
 use shared::text::clean;
 
 use crate::admission::alarm::{Alarm, Kind};
-use crate::catalog::{agents, gc, identities, observed, read};
+use crate::catalog::{agents, gc, holds, identities, observed, read};
 use crate::cli::Context;
 use crate::cli::table::{Table, time};
 use crate::clock;
@@ -18,7 +18,8 @@ use crate::failure::Failure;
     agent accepted; compare it with maand info.\ncertificate_end: agents renew by themselves, after a third of the certificate's life (agent_certs_ttl in maand.conf).\n\
     clock_ms: the worker's clock less this one.\nrefused: why the agent did not accept what it was offered.\nalarm: what is wrong \
     with its identity; maand why HOST says what to do, maand agent resolve HOST ends it.\ngone: since when \
-    the worker is in workers.json no more; maand deploy and maand gc clean up there, maand agent forget where nobody can.")]
+    the worker is in workers.json no more; maand deploy and maand gc clean up there, maand agent forget where nobody can.\nheld: an \
+    operator wants nothing changed there until then (maand agent hold).")]
 pub struct Args {}
 
 /// Runs it.
@@ -40,7 +41,9 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
         "refused",
         "alarm",
         "gone",
+        "held",
     ]);
+    let held = catalog.read(|tx| holds::held(tx, now_ms))?;
     let listed = workers.into_iter().map(|worker| (worker.worker_id, worker.host, None));
     let gone = gone.into_iter().map(|(id, host, since_ms)| (id, host, Some(since_ms)));
     for (id, host, gone_ms) in listed.chain(gone) {
@@ -71,6 +74,7 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
                 alarms.iter().map(|alarm| clean(&alarm.detail)).collect::<Vec<_>>().join("; ").into()
             }),
             moment(gone_ms),
+            held.get(&id).map_or(Value::Null, |hold| format!("until {}: {}", time(hold.until_ms), hold.reason).into()),
         ]);
     }
     super::print(

@@ -6,10 +6,12 @@ use shared::BundleDigest;
 use shared::api::v1::health::HealthState;
 use shared::api::v1::report::{ObservedAllocation, Phase, Process};
 
-use crate::catalog::{observed, read};
+use crate::catalog::{holds, observed, read};
 use crate::cli::Context;
 use crate::cli::filter::Filter;
 use crate::cli::table::{Table, time};
+use crate::clock;
+use crate::drive::held_words;
 use crate::failure::Failure;
 use crate::model::{Allocation, Snapshot};
 
@@ -29,7 +31,7 @@ current_hash is what the last build made, previous_hash what was promoted last.
 post_deploy_status: pending, success or failed; empty without post_deploy hooks.
 agent: empty while the worker has what was promoted and it is well; otherwise what its agent
 reported (\"stopped by hand\": by maand job stop), or since when a deploy that went on without
-it waits for the agent.
+it waits for the agent, or until when its worker is held (maand agent hold).
 health: healthy, unhealthy, unknown (not checked: it does not run, or has only just been
 started), - without health_check in the manifest.")]
 pub struct Args {
@@ -47,7 +49,9 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut catalog = context.catalog()?;
-    let (snapshot, reported) = catalog.read(|tx| Ok((read::snapshot(tx)?, observed::allocations(tx)?)))?;
+    let now_ms = clock::now_ms();
+    let (snapshot, reported, held) =
+        catalog.read(|tx| Ok((read::snapshot(tx)?, observed::allocations(tx)?, holds::held(tx, now_ms)?)))?;
     let filter = Filter::new(&snapshot, &args.jobs, &args.workers)?;
     let mut table = Table::new(&[
         "job",
@@ -79,6 +83,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let post_deploy = rolled.and_then(|rolled| rolled.post_deploy).filter(|_| !allocation.removed);
         let deferred = rolled.and_then(|rolled| rolled.deferred.as_ref());
         let said = match deferred {
+            Some(_) if held.contains_key(&allocation.worker_id) => Some(held_words(&held[&allocation.worker_id])),
             Some(deferral) => Some(format!("deferred since {}", time(deferral.since_ms))),
             None => observed::difference(promoted, reported).or_else(|| by_hand.then(|| "stopped by hand".to_owned())),
         };

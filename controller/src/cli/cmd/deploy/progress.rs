@@ -163,7 +163,11 @@ impl Begun {
                 let event = if before.is_some() { "command_end" } else { "allocation_taken_back" };
                 (event, "33", "its agent is out of reach: taken back".to_owned())
             }
+            Moved::TakenUp(kind) => {
+                ("command_begin", "33", format!("{kind} was begun before it was taken back: waited for"))
+            }
             Moved::Deferred => ("allocation_deferred", "33", "deferred until its agent is back".to_owned()),
+            Moved::Held(words) => ("allocation_held", "33", clean(words)),
             Moved::Left => ("allocation_left", "33", "its agent is away: done when it is back".to_owned()),
             Moved::AssumedDead => {
                 let host = host.map_or_else(String::new, ToString::to_string);
@@ -179,7 +183,9 @@ impl Begun {
             Moved::Blocked(by) => ("job_blocked", "31", format!("blocked: {by} failed")),
         };
         let (action, duration_ms) = match what {
-            Moved::Released(kind) | Moved::Again(kind) | Moved::Promoted(kind, 0) => (Some(kind.word()), None),
+            Moved::Released(kind) | Moved::Again(kind) | Moved::TakenUp(kind) | Moved::Promoted(kind, 0) => {
+                (Some(kind.word()), None)
+            }
             Moved::Ran(kind, ms) | Moved::Promoted(kind, ms) => (Some(kind.word()), Some(*ms)),
             Moved::Stopped(ms) => (Some(ActionKind::Stop.word()), Some(*ms)),
             Moved::Removing | Moved::Removed => (Some(CLEANUP), None),
@@ -188,7 +194,13 @@ impl Begun {
         };
         let level = match what {
             Moved::Failed(..) | Moved::Blocked(_) => "error",
-            Moved::Again(_) | Moved::TakenBack | Moved::Deferred | Moved::Left | Moved::AssumedDead => "warn",
+            Moved::Again(_)
+            | Moved::TakenBack
+            | Moved::TakenUp(_)
+            | Moved::Held(_)
+            | Moved::Deferred
+            | Moved::Left
+            | Moved::AssumedDead => "warn",
             _ => "info",
         };
         if let (Some(key), Some(action)) = (key, action) {

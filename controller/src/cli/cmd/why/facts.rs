@@ -51,6 +51,9 @@ pub(super) fn of_host(known: &Read) -> Vec<(&'static str, String)> {
     if let Some(why) = &worker.refused {
         facts.push(("refused", clean(why)));
     }
+    if let Some(words) = &worker.held {
+        facts.push(("held", words.clone()));
+    }
     for alarm in &worker.alarms {
         let times = format!("since {}, last {}, seen {} times", time(alarm.first_ms), time(alarm.last_ms), alarm.count);
         facts.push(("alarm", format!("{} ({times})", clean(&alarm.detail))));
@@ -125,6 +128,18 @@ fn heard(said: &ObservedAllocation) -> Vec<(&'static str, String)> {
             facts.push(("output", format!("| {}", clean(line))));
         }
     }
+    if let Some(boot) = &said.boot {
+        let word = match (&boot.outcome, boot.started_ms) {
+            (None, 0) => "its start waits for its turn".to_owned(),
+            (outcome, at) => {
+                format!("start: {}, {} ({} ms)", outcome_word(outcome.as_ref()), time(at), boot.duration_ms)
+            }
+        };
+        facts.push(("after boot", word));
+        for line in boot.tail.iter().flat_map(|tail| tail.lines()) {
+            facts.push(("output", format!("| {}", clean(line))));
+        }
+    }
     if let Some(health) = &said.health {
         let why = health.problem.as_deref().map(|why| format!(": {}", clean(why))).unwrap_or_default();
         facts.push(("health", format!("{} since {}{why}", health.state.word(), time(health.since_ms))));
@@ -135,6 +150,9 @@ fn heard(said: &ObservedAllocation) -> Vec<(&'static str, String)> {
     let names = |paths: &[RelPath]| paths.iter().map(RelPath::as_str).collect::<Vec<_>>().join(", ");
     if !said.drift.is_empty() {
         facts.push(("edited there", names(&said.drift)));
+    }
+    if !said.unhealed.is_empty() {
+        facts.push(("left edited", names(&said.unhealed)));
     }
     if !said.unmanaged.is_empty() {
         facts.push(("unmanaged", names(&said.unmanaged)));

@@ -9,12 +9,13 @@ use shared::{Code, Diagnostic, Host, JobName, WorkerId};
 
 use crate::catalog::observed::{Agent, Contact};
 use crate::catalog::rollout::{self as rollouts, Header};
-use crate::catalog::{Catalog, agents, desired, gc, identities, observed, read};
+use crate::catalog::{Catalog, agents, desired, gc, holds, identities, observed, read};
 use crate::cli::Context;
 use crate::cli::cmd::rollout::phase;
 use crate::cli::filter::unknown;
 use crate::cli::table::{Table, time};
 use crate::clock;
+use crate::drive::held_words;
 use crate::drive::survey::Survey;
 use crate::failure::{Exit, Failure};
 use crate::high_water;
@@ -127,6 +128,7 @@ fn look(host: &str, context: &Context, catalog: &mut Catalog) -> Result<Read, Fa
         let contact = observed::contacts(tx)?.remove(&id);
         Ok((desired::state(tx, id)?, observed::agents(tx)?.remove(&id), contact, agents::joined(tx)?.remove(&id), open))
     })?;
+    let held = catalog.read(|tx| holds::held(tx, now_ms))?.remove(&id);
     let (mut alarms, mut shut_out) = catalog.read(|tx| Ok((identities::alarms(tx)?, identities::shut_out(tx)?)))?;
     let away = match contact {
         Some(contact) if contact.is_online(now_ms) => None,
@@ -147,6 +149,7 @@ fn look(host: &str, context: &Context, catalog: &mut Catalog) -> Result<Read, Fa
         refused: agent.as_ref().and_then(|agent| agent.refused.clone()),
         clock_ms: agent.as_ref().map_or(0, |agent| agent.clock_offset_ms),
         lacking: Vec::new(),
+        held: held.map(|hold| held_words(&hold)),
     };
     Ok(Read { snapshot, id, host, worker, told, agent, contact, certificate_end_ms: end, open, now_ms })
 }
