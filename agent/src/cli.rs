@@ -8,20 +8,21 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use shared::api::v1::desired::DesiredState;
-use shared::api::v1::session::SessionRequest;
 use shared::{Code, Diagnostic};
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::join::{self, Place};
+use crate::leave::{self, Wish};
 use crate::operations::Operations;
 use crate::renew::{self, Refused, Renewing};
 use crate::report::{self, Transient};
+use crate::service::Service;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
-use crate::{by_hand, clock, facts, health, job_logs, local, machine, poll, reconcile, run};
+use crate::{by_hand, clock, facts, health, job_logs, local, machine, poll, reconcile, run, unit};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -33,7 +34,8 @@ use crate::{by_hand, clock, facts, health, job_logs, local, machine, poll, recon
     bin_name = "maand-agent",
     version,
     after_long_help = "On the controller:\n  maand agent token HOST\nHere, as root, the line that it printed, \
-        then:\n  maand-agent run\n\nExit codes: 0 done, 1 failed, 2 usage, 3 configuration, 255 a bug."
+        then:\n  maand-agent run\n\nExit codes: 0 done, 1 failed, 2 usage, 3 configuration,\n\
+        4 the ledger is of a newer maand-agent, 255 a bug."
 )]
 struct Cli {
     /// The agent's settings
@@ -60,15 +62,20 @@ enum Command {
         url: String,
         /// The token; `-` reads it from standard input
         token: String,
-        /// Where jobs live
-        #[arg(long, value_name = "DIR", default_value = "/opt/worker")]
-        root: PathBuf,
-        /// Where this agent's key and certificate live
-        #[arg(long, value_name = "DIR", default_value = "/var/lib/maand-agent")]
-        state: PathBuf,
+        /// Where jobs live, if the settings do not say it [default: /opt/worker]
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+        /// Where this agent's key and certificate live, if the settings do not say it [default:
+        /// /var/lib/maand-agent]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
         /// Join anew, in place of the identity that is there
         #[arg(long)]
         replace: bool,
+        /// Then enable the unit of these settings and start it: maand-agent.service, or maand-agent@NAME.service
+        /// for /etc/maand/agent-NAME.toml
+        #[arg(long)]
+        now: bool,
     },
     /// Serve this worker, in the foreground
     ///
@@ -84,6 +91,26 @@ enum Command {
         /// Where the id of this boot is read from; for tests
         #[arg(long, value_name = "FILE", default_value = facts::BOOT_ID, hide = true)]
         boot_id_file: PathBuf,
+    },
+    /// Leave the bucket: stop what runs here, remove its files, end this agent's certificate
+    ///
+    /// Each job is stopped by its own make stop. Its files are removed; data/ and logs/ and whatever no bundle put
+    /// there stay. Then the controller ends the certificate, and this machine forgets who it was. A job that does
+    /// not stop ends it before any file is removed; run again, it goes on where it was. The controller goes on
+    /// wanting the worker until it is taken out of workers.json.
+    #[command(
+        after_long_help = "Examples:\n  maand-agent leave\n  maand-agent leave --yes --keep-running    jobs go on, unattended"
+    )]
+    Leave {
+        /// Stop nothing and remove no file of a job
+        #[arg(long)]
+        keep_running: bool,
+        /// Do not tell the controller; there: maand agent revoke HOST
+        #[arg(long)]
+        offline: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Confirm that this machine is the one that joined, although its id was changed
     ///
@@ -180,10 +207,13 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Shim { dir } => return if run::shim(&dir).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
-        Command::Join { url, token, root, state, replace } => {
-            enrol(&url, token, Place { config: cli.config, root, state, replace })
+        Command::Join { url, token, root, state, replace, now } => {
+            enrol(&url, token, Place { config: cli.config, root, state, replace }, now)
         }
         Command::Run { controller, boot_id_file } => serve(&cli.config, controller, &boot_id_file),
+        Command::Leave { keep_running, offline, yes } => {
+            runtime().and_then(|net| leave::leave(&cli.config, Wish { keep_running, offline, yes }, &net))
+        }
         Command::Adopt => Config::load(&cli.config).and_then(|config| {
             let identity = Identity::new(&config.state, config.bucket_id);
             identity.load()?;
@@ -218,6 +248,7 @@ pub fn main() -> ExitCode {
             drop(writeln!(std::io::stderr(), "{problem}"));
             ExitCode::from(match problem.code {
                 Code::Settings | Code::CopiedIdentity => 3,
+                Code::LedgerNewer => 4,
                 Code::Usage => 2,
                 _ => 1,
             })
@@ -233,17 +264,20 @@ fn runtime() -> Result<tokio::runtime::Runtime, Diagnostic> {
         .map_err(|error| Diagnostic::new(Code::AgentState, "the agent's runtime cannot be started").cause(&error))
 }
 
-fn enrol(url: &str, token: String, place: Place) -> Result<(), Diagnostic> {
+fn enrol(url: &str, token: String, place: Place, now: bool) -> Result<(), Diagnostic> {
+    // Before the token is spent.
+    let unit = now.then(|| unit::needed(&place.config)).transpose()?;
     let token = if token == "-" { read_token()? } else { token };
     let config = runtime()?.block_on(join::join(url, &token, &place))?;
-    let said = writeln!(
-        std::io::stdout(),
-        "joined bucket {} as worker {}\nnext: maand-agent --config {} run",
-        config.bucket_id,
-        config.worker_id,
-        place.config.display()
-    );
-    drop(said);
+    let mut out = std::io::stdout();
+    drop(writeln!(out, "joined bucket {} as worker {}", config.bucket_id, config.worker_id));
+    match unit {
+        Some(unit) => {
+            unit::start(&unit)?;
+            drop(writeln!(out, "{unit} is enabled and runs; what it does: systemctl status {unit}"));
+        }
+        None => drop(writeln!(out, "next: maand-agent --config {} run", place.config.display())),
+    }
     Ok(())
 }
 
@@ -279,15 +313,8 @@ fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std:
     };
     let tls = renew::tls(&held, config.bucket_id)?;
     let runtime = runtime()?;
-    let asks = SessionRequest {
-        start: machine::random(),
-        counted: session,
-        boot_id: machine::boot_id(),
-        machine: machine::here(config.bucket_id),
-        instance: machine.instance,
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let client = Client::starting(tls, &config.controller, asks).map_err(|error| unusable(&error))?;
+    let client = Client::starting(tls, &config.controller, machine.start(config.bucket_id, session))
+        .map_err(|error| unusable(&error))?;
     let transient = Arc::new(Transient::default());
     let accepted: Option<DesiredState> = match ledger.accepted() {
         Ok(accepted) => accepted.and_then(|(_, payload)| serde_json::from_slice(&payload).ok()),
@@ -304,7 +331,6 @@ fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std:
         let shop =
             Workshop::new(ledger.clone(), layout.clone(), client.clone(), net, transient.clone(), operations, state);
         tracing::info!(controller = config.controller, bucket = %config.bucket_id, session, "agent_started");
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
         let runner = local::agent().and_then(|agent| local::write_runner(&layout, &agent, &std::path::absolute(path)?));
         if let Err(error) = runner {
             tracing::warn!(%error, "runner_not_written");
@@ -321,10 +347,14 @@ fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std:
         }
         // Finishes what a crash cut off, before anything is heard from the controller.
         shop.begin();
+        let service = Service::default();
+        service.ready();
+        let root = config.root.clone();
+        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), root, &service);
         let renewing = Renewing::new(identity, config.bucket_id, &config.controller, client.clone(), held);
-        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), config.root.clone());
         tokio::select! {
-            () = poll::poll(&config, &client, &ledger, &layout, &shop) => {}
+            () = poll::poll(&config, &client, &ledger, &layout, &shop, &service) => {}
+            () = service.tell(&ledger, &transient) => {}
             () = reporting => {}
             () = renewing.keep() => {}
             () = health::watch(shop.clone()) => {}
@@ -333,7 +363,7 @@ fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std:
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+        service.stopping();
         tracing::info!("agent_stopped");
         Ok(())
     })?;

@@ -494,6 +494,11 @@ impl Client {
         self.send(self.post(v1::REPORTS, report, SHORT)?).await.map(drop)
     }
 
+    /// Ends this agent's own certificate.
+    pub async fn leave(&self) -> Result<(), Failed> {
+        self.send(self.post(v1::LEAVE, &v1::leave::LeaveRequest {}, SHORT)?).await.map(drop)
+    }
+
     /// Sends output.
     pub async fn logs(&self, batch: &LogBatch) -> Result<(), Failed> {
         self.send(self.post(v1::LOGS, batch, SHORT)?).await.map(drop)

@@ -14,7 +14,7 @@ use shared::token::{self, JoinToken};
 use shared::{Code, Diagnostic};
 
 use crate::client::{self, Failed};
-use crate::config::Config;
+use crate::config::{self, Config, Partial};
 use crate::identity::{self, Identity};
 use crate::machine;
 use crate::state::durable;
@@ -28,10 +28,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct Place {
     /// The settings to write.
     pub config: PathBuf,
-    /// Where jobs live.
-    pub root: PathBuf,
-    /// Where the identity lives.
-    pub state: PathBuf,
+    /// Where jobs live, if the settings do not say it.
+    pub root: Option<PathBuf>,
+    /// Where the identity lives, if the settings do not say it.
+    pub state: Option<PathBuf>,
     /// Take the place of an identity that is there.
     pub replace: bool,
 }
@@ -47,7 +47,9 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
         let problem = Diagnostic::new(Code::ControllerUnreachable, format!("{url:?} is no URL of a controller"));
         return Err(problem.remedy("copy the whole line that `maand agent token` printed"));
     }
-    if place.config.is_file() && !place.replace {
+    let dirs = (dir(place, "root", config::ROOT)?, dir(place, "state", config::STATE)?);
+    let into = config::written_by_join(&place.config)?;
+    if into.is_file() && !place.replace {
         let old = Config::load(&place.config)?;
         let problem =
             Diagnostic::new(Code::AlreadyJoined, format!("this agent has joined bucket {} already", old.bucket_id));
@@ -55,7 +57,7 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
             "nothing needs to be done; to join anew, stop maand-agent and add --replace; for a second bucket name another --config",
         ));
     }
-    let pending = place.state.join(format!("joining-{}.key", HEXLOWER.encode(&token.id)));
+    let pending = dirs.1.join(format!("joining-{}.key", HEXLOWER.encode(&token.id)));
     let key = pending_key(&pending)?;
 
     let verifier = Verifier::new(Trust::Pin(token.pin));
@@ -78,22 +80,36 @@ pub async fn join(url: &str, token: &str, place: &Place) -> Result<Config, Diagn
             Diagnostic::new(Code::ControllerMismatch, format!("{url} is another bucket's controller than it says"));
         return Err(problem.remedy("ask for a new token on the controller that this worker belongs to"));
     }
-    let identity = Identity::new(&place.state, answer.bucket_id);
+    let identity = Identity::new(&dirs.1, answer.bucket_id);
     identity.save(&key.serialize_pem(), &answer.certificate, &answer.trust_roots)?;
     machine::record(&identity, answer.bucket_id)?;
     let config = Config {
         controller: url.to_owned(),
         bucket_id: answer.bucket_id,
         worker_id: answer.worker_id,
-        root: absolute(&place.root),
-        state: absolute(&place.state),
+        root: dirs.0,
+        state: dirs.1,
         poll_interval_seconds: None,
         drift_check_seconds: None,
         allow: None,
     };
-    config.save(&place.config)?;
+    config.save(&into)?;
     drop(std::fs::remove_file(&pending));
     Ok(config)
+}
+
+/// A directory as the command line or the settings name it; the two must not differ.
+fn dir(place: &Place, key: &str, default: &str) -> Result<PathBuf, Diagnostic> {
+    let settings = Partial::load(&place.config)?.filter(|settings| settings.bucket_id.is_none()).unwrap_or_default();
+    let (asked, set) = if key == "root" { (&place.root, settings.root) } else { (&place.state, settings.state) };
+    match (asked.as_deref().map(absolute), set) {
+        (Some(asked), Some(set)) if asked != set => {
+            let message = format!("--{key} {} is not what the settings say: {}", asked.display(), set.display());
+            let problem = Diagnostic::new(Code::Usage, message).at(place.config.display());
+            Err(problem.remedy(format_args!("leave --{key} out, or correct the file")))
+        }
+        (asked, set) => Ok(asked.or(set).unwrap_or_else(|| default.into())),
+    }
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -23,6 +23,7 @@ pub mod health;
 pub mod identity;
 pub mod job_logs;
 pub mod join;
+pub mod leave;
 pub mod local;
 pub mod logs;
 pub mod machine;
@@ -33,8 +34,10 @@ pub mod reconcile;
 pub mod renew;
 pub mod report;
 pub mod run;
+pub mod service;
 pub mod state;
 pub mod tls;
+pub mod unit;
 pub mod work;
 
 pub use cli::main;

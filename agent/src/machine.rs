@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: the machine's id, machine.json, a random id")]
 
 use serde::{Deserialize, Serialize};
+use shared::api::v1::session::SessionRequest;
 use shared::{BlobDigest, BucketId, Code, Diagnostic};
 use uuid::Uuid;
 
@@ -36,6 +37,20 @@ pub fn boot_id() -> Uuid {
 /// A random id.
 pub fn random() -> Uuid {
     Uuid::new_v4()
+}
+
+impl Machine {
+    /// What a start of an agent says of itself; `counted` is the number that its own ledger gives it.
+    pub fn start(&self, bucket: BucketId, counted: u64) -> SessionRequest {
+        SessionRequest {
+            start: random(),
+            counted,
+            boot_id: boot_id(),
+            machine: here(bucket),
+            instance: self.instance,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
 }
 
 /// Whether an identity that was made on `known` may be used here.

@@ -16,15 +16,25 @@ use crate::clock;
 use crate::config::Config;
 use crate::reconcile::grant::Grant;
 use crate::reconcile::{Accepted, Verdict, verdict};
+use crate::service::{Loop, Service};
 use crate::state::durable;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
 
+/// Longest time that one round takes beside its wait: connecting, the answer, asking once more, a pause after trouble.
+const EXCHANGE: Duration = Duration::from_secs(150);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
 /// Polls for ever.
-pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &Layout, shop: &Arc<Workshop>) {
+pub async fn poll(
+    config: &Config,
+    client: &Client,
+    ledger: &Ledger,
+    layout: &Layout,
+    shop: &Arc<Workshop>,
+    service: &Service,
+) {
     let mut attempt = 0;
     let mut said = String::new();
     let mut reached = false;
@@ -45,8 +55,10 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
             // Spread, so that a fleet that came back together does not stay together.
             None => MAX_WAIT_S - (clock::random() * 5.0) as u64,
         };
+        service.back_within(Loop::Poll, Duration::from_secs(wait) + EXCHANGE);
         let pause = match client.desired(last.map(|last| last.fence), wait).await {
             Ok(answer) => {
+                service.controller(None);
                 if !reached {
                     reached = true;
                     shop.send_late();
@@ -83,6 +95,7 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
                 // Once for each kind of trouble, not once for each try.
                 if text != said {
                     tracing::warn!(error = text, "poll_failed");
+                    service.controller(Some(&text));
                     said = text;
                 }
                 let delay = RETRY.delay(attempt, clock::random());
@@ -93,6 +106,7 @@ pub async fn poll(config: &Config, client: &Client, ledger: &Ledger, layout: &La
             }
         };
         if let Some(pause) = pause {
+            service.back_within(Loop::Poll, pause);
             tokio::time::sleep(pause).await;
         }
     }

@@ -18,11 +18,14 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::health::schedule::News;
 use crate::reconcile::{Place, Row, heal};
+use crate::service::{Loop, Service};
 use crate::state::ledger::Ledger;
 use crate::{clock, facts, machine};
 
 /// What is begun is reported only when it is not done within this time: a quick update is one report.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Longest time for one, with the pause after one that failed.
+const EXCHANGE: Duration = Duration::from_secs(60);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 
 /// What is not in the ledger: it is of this process alone.
@@ -42,6 +45,8 @@ pub struct Transient {
     soon: Notify,
     /// A report has got through.
     pub through: Notify,
+    /// Work went into another phase.
+    pub moved: Notify,
 }
 
 /// Where an allocation's work stands.
@@ -50,6 +55,22 @@ struct Doing {
     job: JobName,
     phase: Phase,
     problem: Option<String>,
+}
+
+impl Doing {
+    fn words(&self) -> String {
+        let Self { job, phase, problem } = self;
+        let phase = match phase {
+            Phase::Idle => "done",
+            Phase::Fetching => "fetching",
+            Phase::Applying => "putting files in place",
+            Phase::Running => "running make",
+        };
+        match problem {
+            None => format!("{job}: {phase}"),
+            Some(why) => format!("{job}: {phase}, held up: {why}"),
+        }
+    }
 }
 
 impl Transient {
@@ -63,7 +84,15 @@ impl Transient {
             doing.insert(alloc, Doing { job: job.clone(), phase, problem: None });
         }
         drop(doing);
+        self.moved.notify_one();
         self.report_soon();
+    }
+
+    /// What is at work, for people: the job and what is done for it.
+    pub fn at_work(&self) -> Vec<String> {
+        let mut said: Vec<_> = self.doing().into_values().map(|doing| doing.words()).collect();
+        said.sort();
+        said
     }
 
     /// An allocation's work makes no progress; whether that is news.
@@ -151,7 +180,13 @@ fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> O
 }
 
 /// Sends reports for as long as it is polled.
-pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transient>, root: std::path::PathBuf) {
+pub async fn send_all(
+    ledger: Arc<Ledger>,
+    client: Client,
+    transient: Arc<Transient>,
+    root: std::path::PathBuf,
+    service: &Service,
+) {
     let boot_id = machine::boot_id();
     let mut number = 0;
     let mut told: Option<WorkerFacts> = None;
@@ -172,6 +207,7 @@ pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transi
                     break;
                 }
             };
+            service.back_within(Loop::Report, EXCHANGE);
             match client.report(&report).await {
                 Ok(()) => {
                     told = Some(facts);
@@ -185,6 +221,7 @@ pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transi
                 }
             }
         }
+        service.rests(Loop::Report);
         while news == transient.news.load(Ordering::SeqCst) {
             tokio::select! {
                 () = transient.now.notified() => {}
@@ -196,6 +233,11 @@ pub async fn send_all(ledger: Arc<Ledger>, client: Client, transient: Arc<Transi
             }
         }
     }
+}
+
+/// The only report of a process that sends but one.
+pub fn once(ledger: &Ledger, transient: &Transient, session: u64) -> crate::state::ledger::Result<Report> {
+    report(ledger, transient, session, 1, machine::boot_id(), None)
 }
 
 fn report(

@@ -24,7 +24,7 @@ use shared::api::v1::report::{MAX_TAIL, Outcome};
 use shared::text::clean;
 
 use crate::state::durable;
-use crate::{alone, clock, facts, failpoint};
+use crate::{alone, clock, facts, failpoint, service};
 
 /// The hidden command of the process between.
 pub const SHIM: &str = "__run";
@@ -229,6 +229,7 @@ fn perform_program(dir: &Path) -> io::Result<()> {
     let (out, err) = (output("out")?, output("err")?);
     // What the job makes has the usual modes, whatever the agent's own mask is.
     let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    service::shed();
     let begin = clock::instant();
     let end = begin + Duration::from_secs(spec.timeout_s.min(LONGEST_S));
     // An action is never cancelled, and what waits for it need not wake.

@@ -8,7 +8,7 @@ use shared::text::closest;
 use shared::{Code, Diagnostic};
 
 use crate::failure::{Exit, Failure};
-use crate::paths::BucketDir;
+use crate::paths::{BucketDir, CONTROLLERS};
 
 /// What `maand init` writes.
 pub const TEMPLATE: &str = "\
@@ -43,6 +43,15 @@ pub const TEMPLATE: &str = "\
 # log_keep = 5
 # log_keep_runs = 500
 ";
+
+/// The bucket that is meant when nobody names one: the current directory, or, where that is none, the one of this
+/// machine's controller.
+pub fn meant_bucket() -> BucketDir {
+    let here = BucketDir::new(".");
+    let is_bucket = |bucket: &BucketDir| bucket.database().is_file();
+    let controllers = BucketDir::new(CONTROLLERS);
+    if !is_bucket(&here) && is_bucket(&controllers) { controllers } else { here }
+}
 
 /// How the bucket's logs are written and kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,6 +75,9 @@ paths! {
     maand_log = "logs/maand.log";
 }
 
+/// The bucket of this machine's controller, as the packages make it.
+pub const CONTROLLERS: &str = "/var/lib/maand/bucket";
+
 impl BucketDir {
     /// The bucket in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use crate::permissions;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -60,12 +61,13 @@ impl SealingKey {
         Self::from_bytes(&bytes).ok_or_else(|| Error::Length { path: path.display().to_string(), len: bytes.len() })
     }
 
-    /// Makes a new key at `path`, which must not exist, 0600.
+    /// Makes a new key at `path`, which must not exist, and which nobody else may read.
     pub fn create(path: &Path) -> Result<(), Error> {
         let mut bytes = Zeroizing::new([0u8; 32]);
         random(&mut *bytes)?;
         let write = || {
-            let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+            let mut file =
+                std::fs::File::options().write(true).create_new(true).mode(permissions::file(path)).open(path)?;
             file.write_all(&*bytes)?;
             file.sync_all()
         };

@@ -2,8 +2,6 @@
 
 mod dev;
 mod fuzz;
-#[cfg(feature = "pages")]
-mod pages;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,6 +11,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK [ARGUMENT ...]
 
 tasks:
+  dist                 build both programs and write .deb, .rpm and tar.zst (dist --help)
   completions DIR      write completions of maand and maand-agent for bash, zsh and fish into DIR
   man DIR              write a man page of each command into DIR
   fuzz [TARGET ...] [--seconds N]
@@ -26,6 +25,8 @@ fn main() -> ExitCode {
     match task.as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("dev") => dev::run(arguments),
         Some("fuzz") => fuzz::run(arguments),
+        #[cfg(feature = "pages")]
+        Some("dist") => packaging::dist::run(arguments),
         Some(task @ ("completions" | "man")) => write(task, arguments),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
@@ -55,7 +56,7 @@ fn write(task: &str, mut arguments: impl Iterator<Item = OsString>) -> ExitCode 
 
 #[cfg(feature = "pages")]
 fn pages(task: &str, dir: &Path) -> std::io::Result<()> {
-    if task == "man" { pages::man(dir) } else { pages::completions(dir) }
+    if task == "man" { packaging::pages::man(dir) } else { packaging::pages::completions(dir) }
 }
 
 #[cfg(not(feature = "pages"))]

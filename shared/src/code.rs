@@ -93,6 +93,7 @@ codes! {
     AgentOffline = 86, "an agent is not there";
     AgentBehind = 87, "an agent has not accepted the last deploy";
     WorkerLost = 88, "a worker is gone and not cleaned up";
+    LedgerNewer = 89, "the agent's ledger is newer than the program";
     NotMeasured = 89, "a worker's memory and processors have not been measured";
     // 009x: hooks and health, and what is left of agents
     HookFailed = 90, "a hook failed";

@@ -28,8 +28,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const PURE_OF_AGENT: &[&str] = &["health/schedule.rs"];
 
 /// What an edge that is not to know the others may import of the crate.
-const EDGE_MAY_IMPORT: &[(&str, &[&str])] =
-    &[("hooks", &["hooks", "model", "catalog", "bundle", "secrets", "paths", "telemetry", "clock", "failure"])];
+const EDGE_MAY_IMPORT: &[(&str, &[&str])] = &[(
+    "hooks",
+    &["hooks", "model", "catalog", "bundle", "secrets", "paths", "permissions", "telemetry", "clock", "failure"],
+)];
 
 /// Files of edges that decide and touch nothing.
 const PURE_FILES: &[&str] = &[

@@ -9,10 +9,12 @@
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
 //! - [`outside`]: everything that parses bytes from outside, as functions of bytes
+//! - [`booted`]: machines whose first process is systemd
 //! - [`rig`]: an agent that is hit in the middle of its work
 #![allow(clippy::unwrap_used, reason = "test code: a panic is how it fails")]
 
 pub mod agents;
+pub mod booted;
 pub mod bucket;
 pub mod light;
 pub mod namespace;

@@ -94,7 +94,12 @@ impl Light {
     async fn enrol(url: &str, token: &str, host: &str, dir: &Path) -> Arc<Self> {
         std::fs::create_dir_all(dir).unwrap();
         let place = |name: &str| -> PathBuf { dir.join(name) };
-        let place = Place { config: place("agent.toml"), root: place("root"), state: place("state"), replace: false };
+        let place = Place {
+            config: place("agent.toml"),
+            root: Some(place("root")),
+            state: Some(place("state")),
+            replace: false,
+        };
         let config = join::join(url, token, &place).await.unwrap();
         let identity = Identity::new(&config.state, config.bucket_id).load().unwrap();
         Arc::new(Self {

@@ -23,7 +23,7 @@ use crate::operations::Entry;
 use crate::reconcile::{Accepted, Heal, Place, Row as Known, Running};
 
 /// The ledger's schema; a newer one is refused.
-const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 4;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -137,10 +137,16 @@ impl Ledger {
                 let steps = [TABLES, SECOND, THIRD, FOURTH].into_iter().skip(found as usize).collect::<String>();
                 let script = format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
+                // Into the file itself: an older package looks there before it is put in this one's place.
+                let whole = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+                whole.map_err(|error| failed(&error))?;
             }
             newer => {
-                let problem = state_problem(layout).note(format!("its schema is {newer}, this program knows {SCHEMA}"));
-                return Err(problem.remedy("install the maand-agent that wrote it, or a newer one"));
+                let problem = Diagnostic::new(Code::LedgerNewer, "a newer maand-agent wrote this machine's ledger");
+                let problem = problem.at(layout.ledger().display());
+                let problem =
+                    problem.note(format!("its schema is {newer}, this program knows {SCHEMA}; it is untouched"));
+                return Err(problem.remedy("install the maand-agent that wrote it, or a newer one; what runs goes on"));
             }
         }
         let session: u64 = connection

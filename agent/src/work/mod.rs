@@ -33,6 +33,7 @@ use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use act::acted;
 pub use act::environment;
+pub use place::clear;
 
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
 

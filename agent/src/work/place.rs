@@ -15,6 +15,8 @@ use crate::apply::plan::{Before, Change, holds_private, plan};
 use crate::apply::survey::{mounted, survey};
 use crate::apply::tree::Tree;
 use crate::reconcile::{Place, Row};
+use crate::state::layout::Layout;
+use crate::state::ledger::Ledger;
 use crate::{alone, clock, failpoint, fetch};
 
 impl Workshop {
@@ -144,32 +146,11 @@ impl Workshop {
         self.save(&row)
     }
 
-    pub(super) fn remove_files(&self, mut row: Row) -> Result<(), Held> {
+    pub(super) fn remove_files(&self, row: Row) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         let _alone = self.alone(&row)?;
         self.transient.phase(row.alloc_id, &row.job, Phase::Applying);
-        let apply = |error: &dyn std::error::Error| Held::Apply(chain(error));
-        // Before the first file goes: what is left half-way is no whole bundle, whatever is wanted next.
-        let leaving = row.before().leaving_for(&Bundle::default());
-        row = Row { place: Place::Empty, list: Bundle::default(), leaving, ..row };
-        self.save(&row)?;
-        let path = self.layout.job(&row.job);
-        if path.is_dir() {
-            let tree = Tree::open(&path, false).map_err(|error| apply(&error))?;
-            let nothing = Bundle::default();
-            let before = row.before();
-            let survey = survey(&tree, &before, &nothing).map_err(|error| apply(&error))?;
-            let changes = plan(&before, &survey, &nothing).map_err(|error| apply(&error))?;
-            activate::activate(&tree, &self.layout, &changes.steps).map_err(|error| apply(&error))?;
-            // `bin` is the job's own while it lives; std does not follow links below it.
-            let bin = path.join("bin");
-            if bin.is_dir() && !bin.is_symlink() {
-                std::fs::remove_dir_all(&bin).map_err(|error| apply(&error))?;
-                fsync(tree.root()).map_err(|error| apply(&error))?;
-            }
-        }
-        row.leaving = Vec::new();
-        self.save(&row)
+        clear(&self.layout, &self.ledger, row).map_err(Held::Apply)
     }
 
     pub(super) fn remove_tree(&self, mut row: Row) -> Result<(), Held> {
@@ -193,6 +174,32 @@ impl Workshop {
         // The row says that it was done until the controller names the allocation no more.
         self.save(&Row { purged: true, ..Row::new(row.alloc_id, row.job) })
     }
+}
+
+/// Removes what bundles put into a job's directory, and `bin/`; `data/`, `logs/` and what is nobody's stay.
+pub fn clear(layout: &Layout, ledger: &Ledger, row: Row) -> Result<(), String> {
+    let failed = |error: &dyn std::error::Error| chain(error);
+    // Before the first file goes: what is left half-way is no whole bundle, whatever is wanted next.
+    let leaving = row.before().leaving_for(&Bundle::default());
+    let mut row = Row { place: Place::Empty, list: Bundle::default(), leaving, ..row };
+    ledger.save(&row).map_err(|error| failed(&error))?;
+    let path = layout.job(&row.job);
+    if path.is_dir() {
+        let tree = Tree::open(&path, false).map_err(|error| failed(&error))?;
+        let nothing = Bundle::default();
+        let before = row.before();
+        let survey = survey(&tree, &before, &nothing).map_err(|error| failed(&error))?;
+        let changes = plan(&before, &survey, &nothing).map_err(|error| failed(&error))?;
+        activate::activate(&tree, layout, &changes.steps).map_err(|error| failed(&error))?;
+        // `bin` is the job's own while it lives; std does not follow links below it.
+        let bin = path.join("bin");
+        if bin.is_dir() && !bin.is_symlink() {
+            std::fs::remove_dir_all(&bin).map_err(|error| failed(&error))?;
+            fsync(tree.root()).map_err(|error| failed(&error))?;
+        }
+    }
+    row.leaving = Vec::new();
+    ledger.save(&row).map_err(|error| failed(&error))
 }
 
 /// The file that a step writes.

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::store::{self, Store};
 use crate::paths::BucketDir;
+use crate::permissions;
 use crate::secrets::SealingKey;
 
 /// Most bytes of cached packs; the ones not used for the longest go first.
@@ -70,7 +71,7 @@ impl Packs {
         let failed = |operation, source| Error::File { operation, path: dir.clone(), source };
         std::fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(permissions::dir(&dir))
             .create(&dir)
             .map_err(|e| failed("make the place of", e))?;
         for entry in std::fs::read_dir(&dir).map_err(|e| failed("list", e))?.flatten() {

@@ -12,6 +12,7 @@ use shared::{Bundle, Entry};
 use thiserror::Error;
 
 use super::store::{self, Store};
+use crate::permissions;
 use crate::secrets::SealingKey;
 
 /// Why a tree could not be written.
@@ -39,7 +40,7 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> E
 
 /// Makes a directory that nobody else reads, with those above it.
 pub fn directory(dir: &Path) -> Result<(), Error> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("make", dir))
+    std::fs::DirBuilder::new().recursive(true).mode(permissions::dir(dir)).create(dir).map_err(io_error("make", dir))
 }
 
 /// Removes a tree, if it is there.
@@ -123,6 +124,6 @@ pub fn clear_empty(dir: &Path) -> Result<(), Error> {
 
 /// Writes a small file beside the trees.
 pub fn beside(path: &Path, content: &[u8]) -> Result<(), Error> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(permissions::file(path)).open(path);
     file.and_then(|mut file| file.write_all(content)).map_err(io_error("write", path))
 }

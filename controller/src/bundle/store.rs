@@ -15,6 +15,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::paths::BucketDir;
+use crate::permissions;
 use crate::secrets::SealingKey;
 
 /// How the names of files begin that are being written.
@@ -188,7 +189,7 @@ impl Store {
     fn temporary(&self, base: &Path) -> Result<(PathBuf, File)> {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let path = base.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = File::options().write(true).create(true).truncate(true).mode(permissions::file(&path)).open(&path);
         file.map(|file| (path.clone(), file)).map_err(|source| Error::Io { operation: "create", path, source })
     }
 
@@ -290,7 +291,7 @@ pub fn place(base: &Path, digest: &BlobDigest) -> PathBuf {
 
 fn private_dir(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(permissions::dir(dir)).create(dir);
     made.map_err(|source| Error::Io { operation: "make", path: dir.to_owned(), source })
 }
 

@@ -129,7 +129,14 @@ impl Catalog {
     /// Creates the catalog at `path`, or opens it and brings it to this program's schema.
     pub fn create(path: &Path) -> Result<Self> {
         let mut catalog = Self::connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::migrate(&mut catalog.connection)?;
+        if schema::version(&catalog.connection)? < schema::CURRENT {
+            schema::migrate(&mut catalog.connection)?;
+            // Into the file itself: an older package looks there before it is put in this one's place.
+            let whole = catalog.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            whole.during("writing its schema into the file")?;
+        } else {
+            schema::check(&catalog.connection)?;
+        }
         Ok(catalog)
     }
 

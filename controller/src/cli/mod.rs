@@ -17,6 +17,7 @@ use shared::{Code, Diagnostic};
 
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
+use crate::{config, permissions};
 
 /// What every command gets.
 #[derive(Debug)]
@@ -49,19 +50,18 @@ const EVERYWHERE: &str = "With every command";
         maand explain CODE says what an error is about."
 )]
 struct Cli {
-    /// The bucket's directory, if it is not this one
+    /// The bucket's directory, if it is not this one; where this one is none, that of this machine's controller,
+    /// /var/lib/maand/bucket
     #[arg(
         short = 'C',
         long = "bucket",
         value_name = "DIR",
         env = "MAAND_BUCKET",
-        default_value = ".",
         global = true,
         hide_env_values = true,
-        hide_default_value = true,
         help_heading = EVERYWHERE
     )]
-    bucket: PathBuf,
+    bucket: Option<PathBuf>,
 
     /// Print results as JSON, and problems as JSON lines on standard error
     #[arg(long, global = true, help_heading = EVERYWHERE)]
@@ -124,7 +124,21 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let context = Context { bucket: BucketDir::new(cli.bucket), ui: ui::Ui::new(cli.json, ui::no_color()) };
+    let ui = ui::Ui::new(cli.json, ui::no_color());
+    let makes = matches!(cli.command, Command::Init(_) | Command::Dev(_));
+    let bucket = match cli.bucket {
+        Some(dir) => BucketDir::new(dir),
+        None if makes => BucketDir::new("."),
+        None => {
+            let found = config::meant_bucket();
+            if found.root() != std::path::Path::new(".") {
+                ui.say(format_args!("bucket {}", found.root().display()));
+            }
+            found
+        }
+    };
+    permissions::adopt(bucket.root());
+    let context = Context { bucket, ui };
     let result = match cli.command {
         Command::Init(args) => cmd::init::run(args, &context),
         Command::Build(args) => cmd::build::run(args, &context),

@@ -34,6 +34,10 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Who hears of what it drives.
 pub trait Listener {
+    /// Nobody else drives: it begins.
+    fn started(&self);
+    /// It has looked for work, or gone a step on with a rollout.
+    fn came_round(&self);
     /// A rollout is taken up.
     fn begun(&self, run: RunId, update_seq: u64, options: &Options);
     /// Something of it moved.
@@ -57,6 +61,8 @@ impl Progress for Told<'_> {
     }
 
     fn interrupts(&self) -> u32 {
+        // Asked at every step.
+        self.listener.came_round();
         self.stop.load(Ordering::Relaxed)
     }
 }
@@ -67,7 +73,9 @@ pub fn run(bucket: &BucketDir, limits: Limits, stop: &AtomicU32, listener: &dyn 
     let mut tried = Tried::default();
     let mut catalog = Catalog::open(&bucket.database())?;
     let mut said = String::new();
+    listener.started();
     while stop.load(Ordering::Relaxed) == 0 {
+        listener.came_round();
         if let Some(why) = halted(bucket, &mut catalog) {
             if why != said {
                 tracing::error!(why, "driving_stopped: run maand recover");

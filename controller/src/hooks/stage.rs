@@ -18,6 +18,7 @@ use crate::bundle::store::Store;
 use crate::clock;
 use crate::model::{Allocation, JobFile};
 use crate::paths::BucketDir;
+use crate::permissions;
 
 /// Where a job's scripts are.
 pub(super) const MODULES: &str = "_modules";
@@ -50,7 +51,12 @@ impl Stages {
         let all = bucket.hook_stages();
         private_dir(&all)?;
         // One at a time: a directory without its lock yet must not look like one that was left.
-        let turn = File::options().write(true).create(true).truncate(false).mode(0o600).open(all.join(LOCK))?;
+        let turn = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(permissions::file(&all.join(LOCK)))
+            .open(all.join(LOCK))?;
         take(&turn, &all)?;
         for entry in std::fs::read_dir(&all)?.flatten() {
             if entry.path().is_dir() && left(&entry.path()) {
@@ -59,7 +65,11 @@ impl Stages {
         }
         let dir = all.join(clock::random_uuid().simple().to_string());
         private_dir(&dir)?;
-        let lock = File::options().write(true).create_new(true).mode(0o600).open(dir.join(LOCK))?;
+        let lock = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(permissions::file(&dir.join(LOCK)))
+            .open(dir.join(LOCK))?;
         flock(&lock, FlockOperation::LockExclusive)?;
         Ok(Self { dir, store, next: AtomicU64::new(0), _lock: lock })
     }
@@ -170,7 +180,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn private_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    DirBuilder::new().recursive(true).mode(permissions::dir(dir)).create(dir)
 }
 
 #[cfg(test)]

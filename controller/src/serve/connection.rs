@@ -53,6 +53,8 @@ pub(crate) async fn accept(listener: TcpListener, state: Arc<State>, mut ending:
                 continue;
             }
         };
+        // A socket of both families shows IPv4 as IPv6.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         // Over the bound a connection is closed at once: its agent comes back later.
         match bounds.enter(address.ip()) {
             Some(place) => {

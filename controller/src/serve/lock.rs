@@ -11,6 +11,7 @@ use shared::{Code, Diagnostic};
 
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
+use crate::permissions;
 
 /// Held by the process that serves; released when dropped, whatever ends the process.
 #[derive(Debug)]
@@ -50,7 +51,13 @@ impl ServeLock {
         let failed = |error: &dyn std::error::Error| {
             Failure::new(Exit::Failed, Diagnostic::new(Code::Storage, "cannot use data/serve.lock").cause(error))
         };
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(permissions::file(&path))
+            .open(&path);
         let mut file = opened.map_err(|error| failed(&error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(None);

@@ -36,6 +36,7 @@ use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
 use crate::secrets::{Known, SealingKey};
+use crate::service::{Service, Socket};
 use crate::telemetry::BucketLog;
 
 use credentials::Credentials;
@@ -44,6 +45,8 @@ pub use lock::{ServeLock, holder};
 
 /// How long open requests may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the catalog may take to answer that it is there.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The worker that a client's certificate (DER) is of, if it is an agent's of this bucket; its chain is not
 /// looked at. What every connection goes through, for whoever tests it with certificates of their own.
@@ -111,6 +114,16 @@ impl Server {
 
     /// The same with a lock that the caller has.
     pub async fn start_locked(bucket: &BucketDir, settings: &Settings, lock: ServeLock) -> Result<Self, Failure> {
+        Self::start_on(bucket, settings, lock, None).await
+    }
+
+    /// The same on a socket that listens already, where there is one.
+    pub async fn start_on(
+        bucket: &BucketDir,
+        settings: &Settings,
+        lock: ServeLock,
+        socket: Option<Socket>,
+    ) -> Result<Self, Failure> {
         let mut catalog = Catalog::open(&bucket.database())?;
         let bucket_id = catalog.read(|tx| read::bucket_id(tx))?;
         catalog.write(|tx| observed::disconnect_all(tx))?;
@@ -120,7 +133,11 @@ impl Server {
         let store = Arc::new(Store::open(bucket).map_err(|error| storage(&error))?);
         let packs = Packs::open(bucket, store).map_err(|error| storage(&error))?;
         let sealing = SealingKey::load(&bucket.kv_key()).map_err(|error| storage(&error))?;
-        let listener = TcpListener::bind(settings.listen).await.map_err(|error| cannot_listen(settings, &error))?;
+        let listener = match socket {
+            Some(socket) => socket.listener(),
+            None => TcpListener::bind(settings.listen).await,
+        };
+        let listener = listener.map_err(|error| cannot_listen(settings, &error))?;
         let address = listener.local_addr().map_err(|error| cannot_listen(settings, &error))?;
         let (end, ending) = watch::channel(false);
         let wakers = notify::Wakers::default();
@@ -158,6 +175,24 @@ impl Server {
     /// Where it listens; the real port when 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Tells systemd what it does and that it gets on, for as long as it is polled.
+    pub async fn tell(&self, service: &Service) {
+        loop {
+            // The threads behind every request: one that hangs holds up all agents.
+            let answered = tokio::time::timeout(LOOK, self.state.database.read(|_| Ok(()))).await;
+            let written = tokio::time::timeout(LOOK, self.state.database.write(|_| Ok(()))).await;
+            if matches!((answered, written), (Ok(Ok(())), Ok(Ok(())))) {
+                service.came_round("catalog", clock::instant());
+            }
+            service.came_round("wake", self.waking.came_round());
+            let connected = self.state.connected.count();
+            let halted = if self.state.halt.is_set() { "; nothing is handed out: run maand recover" } else { "" };
+            service.status(&format!("listening on {}; {connected} agents connected{halted}", self.address));
+            service.feed();
+            tokio::time::sleep(service.pace()).await;
+        }
     }
 
     /// Stops accepting, answers who waits, and lets open requests end, for a bounded time.

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::api::v1::desired::Fence;
 use shared::{BucketId, Code, Diagnostic, WorkerId};
@@ -18,6 +18,7 @@ use crate::catalog::{Catalog, authorities, desired, identities};
 use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
+use crate::permissions;
 use crate::telemetry::BucketLog;
 
 use super::credentials::Current;
@@ -99,6 +100,8 @@ impl Wakers {
 /// The thread that looks.
 #[derive(Debug)]
 pub(crate) struct Waking {
+    /// When it last came round.
+    round: Arc<Mutex<Instant>>,
     stop: Arc<AtomicBool>,
     socket: PathBuf,
 }
@@ -119,7 +122,7 @@ impl Waking {
         drop(std::fs::remove_file(&path));
         let socket = match UnixDatagram::bind(&path) {
             Ok(socket) => {
-                drop(std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)));
+                drop(std::fs::set_permissions(&path, std::fs::Permissions::from_mode(permissions::file(&path))));
                 Some(socket)
             }
             // A path too long for a socket: the look twice a second has to do.
@@ -134,11 +137,14 @@ impl Waking {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let bucket = bucket.clone();
+        let round = Arc::new(Mutex::new(clock::instant()));
+        let came = round.clone();
         let look = move || {
             let mut seen = 0;
             let mut judged = clock::instant();
             let mut ended_ms = clock::now_ms();
             while !stopped.load(Ordering::Relaxed) {
+                *came.lock().unwrap_or_else(PoisonError::into_inner) = clock::instant();
                 // First whether anything may be handed out, then who may have it.
                 let was_halted = halt.is_set();
                 if was_halted || judged.elapsed() >= LOOK {
@@ -193,7 +199,12 @@ impl Waking {
             }
         };
         std::thread::Builder::new().name("wake".into()).spawn(look).map_err(|error| failed(&error))?;
-        Ok(Self { stop, socket: path })
+        Ok(Self { round, stop, socket: path })
+    }
+
+    /// When it last came round.
+    pub(crate) fn came_round(&self) -> Instant {
+        *self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends it.

@@ -23,6 +23,12 @@ struct Present {
 }
 
 impl Connected {
+    /// How many agents.
+    pub(crate) fn count(&self) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().filter(|present| present.connections > 0).count()
+    }
+
     /// Whether the contact is to be written now; counts as written if so.
     fn due(&self, worker: WorkerId, now_ms: i64) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

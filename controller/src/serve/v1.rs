@@ -3,6 +3,7 @@
 pub(crate) mod bundles;
 mod desired;
 mod enrol;
+mod leave;
 mod logs;
 mod packs;
 mod renew;
@@ -42,6 +43,7 @@ pub(crate) fn router(state: Arc<State>, peer: Peer, address: SocketAddr, shown: 
         .route(&format!("{}/{{digest}}", v1::BUNDLES), get(bundles::bundle))
         .route(v1::PACKS, post(packs::pack).layer(DefaultBodyLimit::max(v1::WANT_CAP)))
         .route(v1::REPORTS, post(reports::report).layer(DefaultBodyLimit::max(v1::REPORT_CAP)))
+        .route(v1::LEAVE, post(leave::leave).layer(DefaultBodyLimit::max(v1::LEAVE_CAP)))
         .route(v1::LOGS, post(logs::logs).layer(DefaultBodyLimit::max(v1::LOGS_CAP)))
         .fallback(async || Refusal::not_found())
         .method_not_allowed_fallback(async || {

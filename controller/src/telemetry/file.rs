@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use shared::RunId;
 
 use crate::config::Logs;
+use crate::permissions;
 
 /// How often a lock is asked for; setting a file aside takes a few renames.
 const TRIES: u32 = 200;
@@ -64,7 +65,8 @@ pub fn generations(path: &Path) -> Vec<PathBuf> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let open = || OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    let mode = permissions::file(path) | 0o040;
+    let open = || OpenOptions::new().append(true).create(true).mode(mode).open(path);
     match (open(), path.parent()) {
         (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
             std::fs::create_dir_all(dir)?;

@@ -18,6 +18,7 @@ use x509_parser::certificate::X509Certificate;
 
 use super::Error;
 use crate::paths::BucketDir;
+use crate::permissions;
 
 /// How long a CA is good, days.
 const CA_DAYS: u64 = 3650;
@@ -167,7 +168,8 @@ fn ensure_pair(
 
 fn write(path: &Path, content: &[u8], shown: &str) -> Result<(), Error> {
     let write = || {
-        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file =
+            std::fs::File::options().write(true).create_new(true).mode(permissions::file(path)).open(path)?;
         file.write_all(content)?;
         file.sync_all()
     };

@@ -18,7 +18,11 @@ use crate::paths::BucketDir;
 use crate::plan::Options;
 use crate::rollout::event::Moved;
 use crate::serve::{ServeLock, terminated};
+use crate::service::Service;
 use crate::telemetry::{BucketLog, Line};
+
+/// What it says while there is nothing to do.
+const IDLE: &str = "waiting for what is detached or deferred";
 
 /// Drive what nobody waits for, until SIGTERM or Ctrl-C
 ///
@@ -49,7 +53,11 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
         }
     });
     context.ui.say("driving what is detached or deferred; Ctrl-C ends after what is in flight");
-    daemon::run(&context.bucket, limits(&settings), &stop, &Logged::new(&context.bucket, &settings, true))
+    let service = Arc::new(Service::default());
+    let logged = Logged::new(&context.bucket, &settings, true, service.clone());
+    let ended = daemon::run(&context.bucket, limits(&settings), &stop, &logged);
+    service.stopping();
+    ended
 }
 
 /// Writes what moves into the bucket's logs, and says it where somebody may look.
@@ -60,13 +68,15 @@ pub struct Logged {
     log: BucketLog,
     says: bool,
     begun: Begun,
+    service: Arc<Service>,
 }
 
 impl Logged {
     /// With `says` also on standard error.
-    pub fn new(bucket: &BucketDir, settings: &Settings, says: bool) -> Self {
+    pub fn new(bucket: &BucketDir, settings: &Settings, says: bool, service: Arc<Service>) -> Self {
         let logs = settings.logs;
-        Self { bucket: bucket.clone(), logs, log: BucketLog::new(bucket, logs), says, begun: Begun::default() }
+        let log = BucketLog::new(bucket, logs);
+        Self { bucket: bucket.clone(), logs, log, says, begun: Begun::default(), service }
     }
 
     fn write(&self, run: RunId, seq: u64, line: Line<'_>) {
@@ -81,9 +91,20 @@ impl Logged {
 }
 
 impl Listener for Logged {
+    fn started(&self) {
+        self.service.ready();
+        self.service.status(IDLE);
+    }
+
+    fn came_round(&self) {
+        self.service.came_round("drive", clock::instant());
+        self.service.feed();
+    }
+
     fn begun(&self, run: RunId, update_seq: u64, options: &Options) {
         let what = if options.catch_up.is_some() { "catching up" } else { "going on with a detached deploy" };
         self.say(format_args!("{what}: rollout {run}, update_seq {update_seq}"));
+        self.service.status(&format!("{what}: rollout {run}, update_seq {update_seq}"));
         self.write(run, update_seq, Line { event: Some("command_begin"), msg: Some(what), ..Line::default() });
     }
 
@@ -103,6 +124,7 @@ impl Listener for Logged {
             (true, _) => "failed",
         };
         self.say(format_args!("rollout {}: {word}", driver.run));
+        self.service.status(IDLE);
         let exit = ended.then_some(i32::from(failed > 0));
         self.write(
             driver.run,

@@ -1,7 +1,6 @@
 //! `maand init`.
 #![expect(clippy::disallowed_methods, reason = "edge: makes a bucket's directories and files")]
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use shared::{BucketId, Code, Diagnostic};
@@ -11,6 +10,7 @@ use crate::cli::Context;
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
+use crate::permissions;
 use crate::secrets::SealingKey;
 use crate::tls::ca::{self, Kind};
 use crate::{catalog, clock};
@@ -28,7 +28,8 @@ port_max = 39999
 /// Makes what is missing and changes nothing that is there: the bucket's id, its keys and your files stay.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  mkdir shop && cd shop && maand init\n\nsecrets/ holds the keys of the \
-    bucket's certificate authorities: back it up,\nand keep it to yourself.")]
+    bucket's certificate authorities: back it up,\nand keep it to yourself. A directory that is setgid, writable for its group and closed \
+    for\nothers (chmod 2770) makes a bucket that its group works on together, keys included.")]
 pub struct Args {}
 
 /// Runs it.
@@ -44,6 +45,9 @@ pub fn run(_: Args, context: &Context) -> Result<(), Failure> {
     }
     context.ui.out(format_args!("bucket {id}"));
     made.iter().for_each(|name| context.ui.out(format_args!("  made {name}")));
+    if permissions::is_shared(context.bucket.root()) {
+        context.ui.say("it is shared with this directory's group: who is in it may deploy, and read its keys");
+    }
     context.ui.say(
         "next: list your workers in workspace/workers.json, add a job below workspace/jobs/, then run maand build",
     );
@@ -61,11 +65,14 @@ pub fn init_bucket(bucket: &BucketDir) -> Result<(BucketId, Vec<String>), Failur
             made.push(format!("{}/", bucket.shown(&dir)));
         }
     }
+    let shared = permissions::is_shared(bucket.root());
     for dir in [bucket.secrets(), bucket.data()] {
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(&dir, private).map_err(|error| cannot(bucket, &dir, &error))?;
+        permissions::close(&dir, shared).map_err(|error| cannot(bucket, &dir, &error))?;
     }
     if !bucket.database().is_file() {
+        // SQLite makes the files beside it with the same mode.
+        let path = bucket.database();
+        permissions::create(&path).map_err(|error| cannot(bucket, &path, &error))?;
         made.push(bucket.shown(&bucket.database()).to_string());
     }
     if let Some(found) = outdated {

@@ -10,7 +10,8 @@ use crate::cli::cmd::drive::Logged;
 use crate::config::Settings;
 use crate::drive::daemon;
 use crate::failure::Failure;
-use crate::serve::{Server, terminated};
+use crate::serve::{ServeLock, Server, terminated};
+use crate::service::{self, Service, Socket};
 
 /// Speak to agents, until SIGTERM or Ctrl-C
 ///
@@ -28,19 +29,39 @@ pub struct Args {
     drive: bool,
 }
 
+/// The port that systemd holds, which then counts: it is there before this process and after it.
+fn socket(args: &Args, settings: &mut Settings, context: &Context) -> Result<Option<Socket>, Failure> {
+    let Some(socket) = service::socket()? else {
+        settings.listen = args.listen.unwrap_or(settings.listen);
+        return Ok(None);
+    };
+    if let Ok(address) = socket.address() {
+        let wanted = args.listen.unwrap_or(settings.listen);
+        if wanted.port() != address.port() {
+            context.ui.warn(format_args!(
+                "systemd holds {address} for it, so it does not listen on {wanted}; systemctl edit maand-serve.socket changes that"
+            ));
+        }
+        settings.listen = address;
+    }
+    Ok(Some(socket))
+}
+
 /// Runs it.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
     let mut settings = Settings::load(&context.bucket)?;
     settings.warnings.iter().for_each(|warning| context.ui.warn(warning));
-    settings.listen = args.listen.unwrap_or(settings.listen);
+    let socket = socket(&args, &mut settings, context)?;
+    let service = Arc::new(Service::default());
     let stop = Arc::new(AtomicU32::new(0));
     context.runtime()?.block_on(async {
-        let server = Server::start(&context.bucket, &settings).await?;
+        let lock = ServeLock::take(&context.bucket)?;
+        let server = Server::start_on(&context.bucket, &settings, lock, socket).await?;
         context.ui.say(format_args!("listening on {}; agents dial {}", server.local_addr(), settings.advertised()));
         let driving = args.drive.then(|| {
             let (bucket, limits, stop) = (context.bucket.clone(), limits(&settings), stop.clone());
-            let logged = Logged::new(&context.bucket, &settings, true);
+            let logged = Logged::new(&context.bucket, &settings, true, service.clone());
             tokio::task::spawn_blocking(move || daemon::run(&bucket, limits, &stop, &logged))
         });
         let mut driving = std::pin::pin!(async {
@@ -49,11 +70,14 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
                 None => std::future::pending().await,
             }
         });
+        service.ready();
         let mut early = None;
         tokio::select! {
             () = terminated() => {}
+            () = server.tell(&service) => {}
             ended = &mut driving => early = Some(ended),
         }
+        service.stopping();
         context.ui.say("ending: open requests are let finish");
         // What is in flight is let end first, for its agents are still served; a second signal ends at once.
         if args.drive && early.is_none() {

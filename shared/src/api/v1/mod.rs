@@ -6,6 +6,7 @@ pub mod enrol;
 pub mod error;
 pub mod facts;
 pub mod health;
+pub mod leave;
 pub mod logs;
 pub mod operation;
 pub mod renew;
@@ -32,11 +33,15 @@ pub const PACKS: &str = "/v1/self/packs";
 pub const REPORTS: &str = "/v1/self/reports";
 /// `POST`: output of actions and operations.
 pub const LOGS: &str = "/v1/self/logs";
+/// `POST`: this agent's certificates end.
+pub const LEAVE: &str = "/v1/self/leave";
 
 /// Cap of an enrolment's body.
 pub const ENROL_CAP: usize = 16 << 10;
 /// Cap of a report's body.
 pub const REPORT_CAP: usize = 512 << 10;
+/// Cap of a leave's body.
+pub const LEAVE_CAP: usize = 1 << 10;
 /// Cap of a chunk of output.
 pub const LOGS_CAP: usize = 256 << 10;
 /// Cap of a want-list's body (of a bundle's 50,000 digests).
