@@ -75,7 +75,7 @@ pub fn downgrade_and_backup(fleet: &mut Fleet) {
     assert_eq!(made, "600 maand");
 }
 
-/// A worker that comes up while the controller is away has its agent, which waits for it.
+/// A worker that comes up while the controller is away runs what it should.
 pub fn boot(fleet: &mut Fleet) {
     fleet.controller.get("systemctl stop maand-serve.socket maand-serve maand-drive");
     let worker = &mut fleet.workers[0];
@@ -85,10 +85,15 @@ pub fn boot(fleet: &mut Fleet) {
         status if status.contains("without the controller") => Ok(()),
         status => Err(status),
     });
+    for job in ["plain", "slow"] {
+        poll::until("what was running", poll::LONG, || process(worker, job).ok_or(job));
+    }
+    poll::until("the unit of a job", poll::LONG, || match property(worker, "unit-job", "ActiveState").as_str() {
+        "active" => Ok(()),
+        other => Err(other.to_owned()),
+    });
     fleet.controller.get("systemctl start maand-serve.socket maand-serve maand-drive");
-    fleet.operator("maand deploy --force");
-    let worker = &fleet.workers[0];
-    assert!(process(worker, "plain").is_some() && process(worker, "slow").is_some());
+    fleet.operator("maand deploy");
 }
 
 /// One worker leaves; from the other the package is taken away, and then its settings.
