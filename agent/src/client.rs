@@ -491,7 +491,14 @@ impl Client {
 
     /// Sends a report; durable with the controller when this returns `Ok`.
     pub async fn report(&self, report: &Report) -> Result<(), Failed> {
-        self.send(self.post(v1::REPORTS, report, SHORT)?).await.map(drop)
+        // One that was made before the start had its number would count as an older start's, and what it says
+        // once, such as facts, be lost.
+        let session = match self.open().await? {
+            0 => report.session,
+            number => number,
+        };
+        let report = Report { session, ..report.clone() };
+        self.send(self.post(v1::REPORTS, &report, SHORT)?).await.map(drop)
     }
 
     /// Ends this agent's own certificate.

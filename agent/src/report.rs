@@ -151,7 +151,10 @@ impl Transient {
 
 /// What of a row the controller is told.
 fn observed(row: Row, doing: Option<Doing>, health: Option<ObservedHealth>) -> ObservedAllocation {
-    let (phase, problem) = doing.map_or((Phase::Idle, None), |doing| (doing.phase, doing.problem));
+    // A removal that was cut off waits to be gone on with: it is not done because nobody is at it.
+    let is_leaving = row.place == Place::Empty && !row.leaving.is_empty();
+    let rest = if is_leaving { Phase::Applying } else { Phase::Idle };
+    let (phase, problem) = doing.map_or((rest, None), |doing| (doing.phase, doing.problem));
     let first = |mut paths: Vec<_>| {
         paths.truncate(MAX_PATHS);
         paths

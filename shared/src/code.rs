@@ -93,7 +93,6 @@ codes! {
     AgentOffline = 86, "an agent is not there";
     AgentBehind = 87, "an agent has not accepted the last deploy";
     WorkerLost = 88, "a worker is gone and not cleaned up";
-    LedgerNewer = 89, "the agent's ledger is newer than the program";
     NotMeasured = 89, "a worker's memory and processors have not been measured";
     // 009x: hooks and health, and what is left of agents
     HookFailed = 90, "a hook failed";
@@ -102,6 +101,7 @@ codes! {
     OperationFailed = 93, "an operation on a worker failed";
     CopiedIdentity = 94, "this agent's identity is a copy";
     Rotation = 95, "the agents' authority cannot be replaced like this";
+    LedgerNewer = 96, "the agent's ledger is newer than the program";
 }
 
 impl fmt::Display for Code {

@@ -43,7 +43,8 @@ fn leave_and_return(bucket: &Bucket, agent: &mut Agent, way: Way) {
 
 fn wait_for_start(agent: &Agent, deploy: &Running) {
     poll::until("the start to begin", poll::LONG, || {
-        let began = agent.root().is_dir() && agent.read("api", "data/ran") == "x\n";
+        let has_begun = std::fs::read_dir(agent.root()).is_ok_and(|mut buckets| buckets.next().is_some());
+        let began = has_begun && agent.read("api", "data/ran") == "x\n";
         if began { Ok(()) } else { Err(deploy.printed()) }
     });
 }

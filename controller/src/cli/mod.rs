@@ -50,8 +50,7 @@ const EVERYWHERE: &str = "With every command";
         maand explain CODE says what an error is about."
 )]
 struct Cli {
-    /// The bucket's directory, if it is not this one; where this one is none, that of this machine's controller,
-    /// /var/lib/maand/bucket
+    /// The bucket's directory, if it is not this one; else /var/lib/maand/bucket
     #[arg(
         short = 'C',
         long = "bucket",

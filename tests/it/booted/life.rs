@@ -55,7 +55,7 @@ pub fn downgrade_and_backup(fleet: &mut Fleet) {
     one.run("systemctl start maand-agent");
     assert_eq!(property(one, "maand-agent", "ExecMainStatus"), "4");
     assert_eq!(property(one, "maand-agent", "ActiveState"), "failed");
-    assert!(one.get("journalctl --no-pager -u maand-agent").contains("MD0089"));
+    assert!(one.get("journalctl --no-pager -u maand-agent").contains("MD0096"));
     assert_eq!(process(one, "plain").as_ref(), Some(&plain));
     schema(&one.path(&ledger), &|_| known);
     one.get("systemctl start maand-agent");

@@ -105,8 +105,10 @@ pub fn deploy(fleet: &mut Fleet) {
         assert!(core.contains("unlimited"), "{core}");
     }
     assert_eq!(one.get("systemctl is-active unit-job"), "active");
-    let status = property(one, "maand-agent", "StatusText");
-    assert!(status.starts_with("update_seq 1, 3 jobs"), "{status}");
+    harness::poll::until("the jobs in the status", harness::poll::LONG, || {
+        let status = property(one, "maand-agent", "StatusText");
+        if status.starts_with("update_seq 1, 3 jobs") { Ok(()) } else { Err(status) }
+    });
     harness::poll::until("both in the status", harness::poll::LONG, || {
         let status = property(&fleet.controller, "maand-serve", "StatusText");
         if status.contains("2 agents connected") { Ok(()) } else { Err(status) }

@@ -103,6 +103,7 @@ fn without_make(shop: &mut Shop) {
     shop.agents[2].wait_online(&shop.bucket);
     shop.run(&["agent", "ping", &last], 0);
     let ran = shop.ran(0, "api");
+    until_why(shop, &last, &format!("{last} has no make: make targets cannot run there"), "install it there");
     for words in [&["deploy", "--force", "--jobs", "api", "--dry-run"][..], &["deploy", "--force", "--jobs", "api"]] {
         let refused = shop.run(words, 1);
         says(
@@ -111,7 +112,6 @@ fn without_make(shop: &mut Shop) {
         );
     }
     assert_eq!(shop.ran(0, "api"), ran, "nothing was released to anybody");
-    until_why(shop, &last, &format!("{last} has no make: make targets cannot run there"), "install it there");
     // The fix that it names.
     shop.agents[2].process().stop(Duration::from_secs(20));
     shop.agents[2].start();

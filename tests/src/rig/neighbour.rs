@@ -132,8 +132,8 @@ impl Rig {
             return Err(format!("the neighbour ended early: {status}"));
         }
         // What it left where files should be, an operator moves away.
-        let (round, dirs) = (applies + 1 + applies % 2, ["certs/sub", "certs/sub/deep"]);
-        for path in files(round).iter().map(|file| file.0).chain(dirs) {
+        let (even, odd, dirs) = (2 * applies + 2, 2 * applies + 3, ["certs/sub", "certs/sub/deep"]);
+        for path in files(even).iter().map(|file| file.0).chain(dirs) {
             let path = self.job_dir().join(path);
             let is_dir = std::fs::symlink_metadata(&path).is_ok_and(|stat| stat.is_dir());
             let should_be = dirs.iter().any(|dir| path.ends_with(dir));
@@ -143,11 +143,15 @@ impl Rig {
                 drop(std::fs::remove_file(&path));
             }
         }
-        if let Err(way) = self.apply(round, &mut agent, Duration::from_secs(60)) {
-            tally.violations.push(format!("neighbour: it is gone, and still nothing gets on: {way:?}\n{}", self.log()));
+        // Both: the one that was placed last is in place, and what was done to it since is drift.
+        for round in [even, odd] {
+            if let Err(way) = self.apply(round, &mut agent, Duration::from_secs(60)) {
+                let log = self.log();
+                tally.violations.push(format!("neighbour: it is gone, and still nothing gets on: {way:?}\n{log}"));
+            }
         }
         let now = tree::list(&self.job_dir());
-        for (path, _, content, _) in files(round) {
+        for (path, _, content, _) in files(odd) {
             let wanted = shared::BlobDigest::of(content.as_bytes()).hex();
             if now.get(path).is_none_or(|item| item.kind != "file" || item.content != wanted) {
                 tally.violations.push(format!("neighbour: {path} is not what it should be: {:?}", now.get(path)));

@@ -232,7 +232,9 @@ pub fn outside(before: &Listing, now: &Listing, names: &[String]) -> Wrong {
 pub fn again(before: &Listing, now: &Listing, ran_before: &str, ran: &str) -> Wrong {
     let mut wrong = Wrong::new();
     if before != now {
-        wrong.push("I9: the same state again changed files".to_owned());
+        let other = before.iter().filter(|(path, item)| now.get(*path) != Some(item)).map(|(path, _)| path);
+        let changed: BTreeSet<_> = other.chain(now.keys().filter(|path| !before.contains_key(*path))).collect();
+        wrong.push(format!("I9: the same state again changed files: {changed:?}"));
     }
     if ran_before != ran {
         wrong.push("I9: the same state again ran make".to_owned());

@@ -83,12 +83,14 @@ const PAGES: &[(&str, &str)] = &[
     page!("0086"),
     page!("0087"),
     page!("0088"),
+    page!("0089"),
     page!("0090"),
     page!("0091"),
     page!("0092"),
     page!("0093"),
     page!("0094"),
     page!("0095"),
+    page!("0096"),
 ];
 
 /// Runs it.
