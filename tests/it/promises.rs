@@ -34,8 +34,10 @@ fn is_unit_test(name: &str) -> bool {
 }
 
 fn is_test_in(text: &str, name: &str) -> bool {
-    let declared = text.find(&format!("fn {name}("));
-    declared.is_some_and(|at| text[..at].trim_end().ends_with("#[test]"))
+    let Some(at) = text.find(&format!("fn {name}(")) else { return false };
+    let above = text[..at].trim_end().trim_end_matches("async").trim_end();
+    let mut attributes = above.lines().rev().take_while(|line| line.trim_start().starts_with("#["));
+    attributes.any(|line| line.contains("test]") || line.contains("tokio::test"))
 }
 
 /// `module::…::name` of the integration tests.
