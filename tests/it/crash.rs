@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use harness::poll;
+use harness::process::Running;
+use harness::rig::ground::Ground;
 use harness::rig::sweep::{Bounds, Kind, sweep};
 
 /// Most points of a kind and scenario.
@@ -46,4 +49,32 @@ fn without_power_or_room_or_a_disk_that_can_be_written_an_agent_keeps_what_is_pr
 #[test]
 fn a_hostile_neighbour_gets_an_agent_to_touch_nothing_outside_of_the_job() {
     hit(&[Kind::Neighbour]);
+}
+
+#[test]
+fn the_rigs_disk_is_put_back_though_somebody_elses_mount_namespace_has_a_copy_of_it() {
+    let needed = std::env::var_os("MAAND_CI").is_some();
+    let mut ground = match Ground::image() {
+        Ok(ground) => ground,
+        Err(why) if needed => panic!("no disk of the rig's own: {why}"),
+        Err(why) => return eprintln!("skipped: no disk of the rig's own here: {why}"),
+    };
+    std::fs::write(ground.place().join("saved"), "1").unwrap();
+    ground.save("one").unwrap();
+    std::fs::write(ground.place().join("later"), "2").unwrap();
+    let logs = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", "echo here; exec sleep 60"]);
+    let mut other = Running::start("other", command, &logs.path().join("log"));
+    poll::until("a namespace of its own", poll::LONG, || {
+        if other.printed().contains("here") { Ok(()) } else { Err(other.printed()) }
+    });
+    ground.restore("one").unwrap();
+    assert!(ground.place().join("saved").exists());
+    assert!(!ground.place().join("later").exists(), "what came after it was saved is there again");
+    // And once more, as after a power cut.
+    std::fs::write(ground.place().join("later"), "2").unwrap();
+    ground.again().unwrap();
+    assert!(ground.place().join("later").exists(), "what was written before the disk was taken away is lost");
+    assert!(other.ended().is_none(), "the namespace has to last: {}", other.printed());
 }

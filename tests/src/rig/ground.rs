@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Size of the image: what an agent keeps free, and as much again.
 const IMAGE: &str = "40M";
+/// How long a loop device may take to let go of the image before it is left to whoever has it.
+const LET_GO: std::time::Duration = std::time::Duration::from_millis(500);
 /// `EXT4_IOC_SHUTDOWN`.
 const SHUTDOWN: &str = "import fcntl,os,struct,sys\n\
     fd=os.open(sys.argv[1],os.O_RDONLY)\nfcntl.ioctl(fd,0x8004587d,struct.pack('I',int(sys.argv[2])))";
@@ -202,6 +204,10 @@ impl Ground {
         if !self.mounted {
             return Ok(());
         }
+        // For the case that it is not over with this mount: see `detached`.
+        if let Ok(place) = std::fs::File::open(self.place()) {
+            let _cut_off = rustix::fs::syncfs(&place);
+        }
         for _ in 0..200 {
             if run("umount", &[&shown(&self.place())]).is_ok() {
                 mounted().retain(|at| *at != self.place());
@@ -213,27 +219,30 @@ impl Ground {
         }
         run("umount", &[&shown(&self.place())])
     }
-}
 
-impl Ground {
-    /// Waits until no loop device has the image. Somebody who looks for a free one may keep ours for a moment, and the
-    /// next mount would take it up again, with what was in it before.
+    /// No loop device has the image when this is over. Whoever makes a mount namespace meanwhile has a copy of each
+    /// mount in it, and so may keep ours for as long as that lasts; the next mount would take up the same device again,
+    /// with what was in it before. Then they keep that file, and we go on with a copy of it.
     fn detached(&self) -> Result<(), String> {
-        let image = shown(&self.file("image"));
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
-            let mut files =
-                devices.filter_map(|one| std::fs::read_to_string(one.path().join("loop/backing_file")).ok());
-            if !files.any(|file| file.trim_end() == image) {
-                return Ok(());
-            }
+        let image = self.file("image");
+        let end = std::time::Instant::now() + LET_GO;
+        while attached(&image) {
             if std::time::Instant::now() > end {
-                return Err(format!("a loop device does not let go of {image}"));
+                let copy = self.file("image.copy");
+                run("cp", &["--sparse=always", &shown(&image), &shown(&copy)])?;
+                return std::fs::rename(&copy, &image).map_err(|error| format!("{}: {error}", image.display()));
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
+        Ok(())
     }
+}
+
+/// Whether a loop device has this file.
+fn attached(image: &Path) -> bool {
+    let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut files = devices.filter_map(|one| std::fs::read_to_string(one.path().join("loop/backing_file")).ok());
+    files.any(|file| Path::new(file.trim_end()) == image)
 }
 
 impl Drop for Ground {
