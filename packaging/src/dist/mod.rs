@@ -2,6 +2,7 @@
 //! the same commit make the same bytes: names are sorted, owners are root, every time is the commit's.
 
 mod archive;
+mod compile;
 mod deb;
 mod doc;
 mod elf;
