@@ -38,6 +38,7 @@ mod recover;
 mod rerender;
 mod rollout;
 mod rules;
+mod schemas;
 mod sim;
 mod terminal;
 mod why;

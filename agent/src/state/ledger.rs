@@ -22,8 +22,11 @@ use crate::failpoint;
 use crate::operations::Entry;
 use crate::reconcile::{Accepted, Heal, Place, Row as Known, Running};
 
+/// One script per version, from 1 on. A released script is never edited.
+pub const MIGRATIONS: &[&str] = &[TABLES, SECOND, THIRD, FOURTH];
+
 /// The ledger's schema; a newer one is refused.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = MIGRATIONS.len() as u32;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -129,25 +132,18 @@ impl Ledger {
             return Err(problem.at(layout.bucket().display()).remedy("end it first: systemctl stop maand-agent"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
-        let found: u32 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
+        let found = schema(&connection).map_err(|error| failed(&error))?;
         match found {
             SCHEMA => {}
             0..SCHEMA => {
-                let steps = [TABLES, SECOND, THIRD, FOURTH].into_iter().skip(found as usize).collect::<String>();
+                let steps = MIGRATIONS.iter().copied().skip(found as usize).collect::<String>();
                 let script = format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;");
                 connection.execute_batch(&script).map_err(|error| failed(&error))?;
                 // Into the file itself: an older package looks there before it is put in this one's place.
                 let whole = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
                 whole.map_err(|error| failed(&error))?;
             }
-            newer => {
-                let problem = Diagnostic::new(Code::LedgerNewer, "a newer maand-agent wrote this machine's ledger");
-                let problem = problem.at(layout.ledger().display());
-                let problem =
-                    problem.note(format!("its schema is {newer}, this program knows {SCHEMA}; it is untouched"));
-                return Err(problem.remedy("install the maand-agent that wrote it, or a newer one; what runs goes on"));
-            }
+            newer => return Err(newer_problem(layout, newer)),
         }
         let session: u64 = connection
             .query_row("UPDATE agent SET session = session + 1 RETURNING session", [], |row| row.get(0))
@@ -162,7 +158,16 @@ impl Ledger {
             return Err(state_problem(layout).note("there is none yet").remedy("start maand-agent run"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
-        Ok(Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: None })
+        match schema(&connection).map_err(|error| failed(&error))? {
+            SCHEMA => Ok(Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: None }),
+            older if older < SCHEMA => {
+                let problem = state_problem(layout).note(format_args!(
+                    "an older maand-agent wrote it: its schema is {older}, this program knows {SCHEMA}"
+                ));
+                Err(problem.remedy("start the agent anew, which brings it up to date: systemctl restart maand-agent"))
+            }
+            newer => Err(newer_problem(layout, newer)),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -370,6 +375,17 @@ fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+fn schema(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn newer_problem(layout: &Layout, newer: u32) -> Diagnostic {
+    Diagnostic::new(Code::LedgerNewer, "a newer maand-agent wrote this machine's ledger")
+        .at(layout.ledger().display())
+        .note(format_args!("its schema is {newer}, this program knows {SCHEMA}; it is untouched"))
+        .remedy("install the maand-agent that wrote it, or a newer one; what runs goes on")
+}
+
 fn state_problem(layout: &Layout) -> Diagnostic {
     Diagnostic::new(Code::AgentState, "the agent's ledger cannot be used").at(layout.ledger().display())
 }
@@ -451,20 +467,15 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_first_schema_is_brought_to_this_one() {
+    fn whoever_only_looks_at_one_of_another_schema_hears_which() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
-        private_dir(&layout.own()).unwrap();
-        let first = TABLES.lines().filter(|line| !line.starts_with("  version") && !line.starts_with("  purged"));
-        let first = first.collect::<Vec<_>>().join("\n").replace("DEFAULT '[]',\n)", "DEFAULT '[]'\n)");
-        let made = Connection::open(layout.ledger()).unwrap();
-        made.execute_batch(&format!("{first} PRAGMA user_version = 1;")).unwrap();
-        drop(made);
-        let (ledger, _) = Ledger::open(&layout).unwrap();
-        let alloc = AllocId::from_uuid(uuid::Uuid::from_u128(2));
-        let row = Known { version: "1.0.0".into(), purged: true, ..Known::new(alloc, "api".parse().unwrap()) };
-        ledger.save(&row).unwrap();
-        assert_eq!(ledger.row(alloc).unwrap(), Some(row));
+        drop(Ledger::open(&layout).unwrap());
+        for (schema, word) in [(SCHEMA - 1, "an older maand-agent"), (SCHEMA + 1, "a newer maand-agent")] {
+            Connection::open(layout.ledger()).unwrap().pragma_update(None, "user_version", schema).unwrap();
+            let problem = Ledger::view(&layout).unwrap_err().to_string();
+            assert!(problem.contains(word) && problem.contains(&format!("schema is {schema}")), "{problem}");
+        }
     }
 
     #[test]
