@@ -2,8 +2,11 @@
 //! machine gets into them, from Rust or from C, and no time but the commit's.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use super::elf;
 
 /// Names of the machine's directories in what is built. The last one that is a prefix of a path counts.
 type Names = Vec<(PathBuf, &'static str)>;
@@ -33,7 +36,17 @@ pub fn build(workspace: &Path, profile: &str, target: &Path, time: u64) -> io::R
     if !command.status()?.success() {
         return Err(io::Error::other("the programs were not built"));
     }
-    Ok(target.join(if profile == "dev" { "debug" } else { profile }))
+    let dir = target.join(if profile == "dev" { "debug" } else { profile });
+    for program in ["maand", "maand-agent"] {
+        let bytes = elf::stripped(&dir.join(program))?;
+        if let Some(path) = told(&bytes, &names) {
+            return Err(io::Error::other(format!(
+                "{program} would tell where it was built: {} is in it",
+                path.display()
+            )));
+        }
+    }
+    Ok(dir)
 }
 
 /// Flags that whoever runs this wants for Rust, as cargo would find them.
@@ -64,6 +77,29 @@ fn names(workspace: &Path, target: &Path) -> io::Result<Names> {
 
 fn text(path: &Path) -> io::Result<&str> {
     path.to_str().ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))
+}
+
+/// The first of the machine's directories that a program has in it.
+fn told<'a>(program: &[u8], names: &'a Names) -> Option<&'a Path> {
+    let within = |path: &&(PathBuf, &str)| {
+        let path = path.0.as_os_str().as_bytes();
+        holds(program, path)
+    };
+    names.iter().find(within).map(|(path, _)| path.as_path())
+}
+
+/// Whether `needle` is somewhere in `bytes`: by its first byte, as programs have tens of megabytes.
+fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+    let Some(first) = needle.first() else { return false };
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| byte == first) {
+        rest = &rest[at..];
+        if rest.starts_with(needle) {
+            return true;
+        }
+        rest = &rest[1..];
+    }
+    false
 }
 
 /// For rustc: what is wanted anyway, and the names.
@@ -99,6 +135,8 @@ mod tests {
         let flags: Vec<_> = flags.split(APART).collect();
         assert_eq!(flags, ["-C", "opt-level=1", "--remap-path-prefix=/a b/w=/build", "--remap-path-prefix=/h=/cargo"]);
         assert!(c("", &names).unwrap_err().to_string().contains("/a b/w"));
+        assert_eq!(told(b"x/a b/w/src", &names), Some(Path::new("/a b/w")));
+        assert_eq!(told(b"/a b/ /build /cargo", &names), None);
         assert_eq!(c("-g0", &names[1..].to_vec()).unwrap(), "-g0 -ffile-prefix-map=/h=/cargo");
     }
 }

@@ -6,6 +6,7 @@ mod compile;
 mod deb;
 mod doc;
 mod elf;
+mod licence;
 mod package;
 mod rpm;
 mod script;
