@@ -329,12 +329,12 @@ impl Client {
     }
 
     /// The number of this start, if there is one yet.
-    pub fn session(&self) -> Option<u64> {
+    fn session(&self) -> Option<u64> {
         Some(self.session.number.load(Ordering::SeqCst)).filter(|number| *number > 0)
     }
 
-    /// The number of this start; asks for it unless it is there.
-    async fn open(&self) -> Result<u64, Failed> {
+    /// The number of this start; asks for it unless it is there. Whatever carries it in its body has it from here.
+    pub async fn numbered(&self) -> Result<u64, Failed> {
         let mut until = self.session.opening.lock().await;
         if let Some(number) = self.session() {
             return Ok(number);
@@ -383,7 +383,12 @@ impl Client {
 
     /// Sends a request of this start.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Failed> {
-        let number = self.open().await?;
+        let number = self.numbered().await?;
+        self.send_as(number, request).await
+    }
+
+    /// Sends a request of the start with this number.
+    async fn send_as(&self, number: u64, request: reqwest::RequestBuilder) -> Result<Response, Failed> {
         let answered = self.exchange(request.header(api::SESSION_HEADER, number)).await;
         if matches!(&answered, Err(Failed::Refused { status: 409, error, .. }) if error == "superseded") {
             self.superseded(number).await;
@@ -489,16 +494,10 @@ impl Client {
         receive(response, if resumed { have } else { 0 }, cap, out).await
     }
 
-    /// Sends a report; durable with the controller when this returns `Ok`.
+    /// Sends a report of the start that is [`numbered`](Self::numbered) in it; durable with the controller when
+    /// this returns `Ok`.
     pub async fn report(&self, report: &Report) -> Result<(), Failed> {
-        // One that was made before the start had its number would count as an older start's, and what it says
-        // once, such as facts, be lost.
-        let session = match self.open().await? {
-            0 => report.session,
-            number => number,
-        };
-        let report = Report { session, ..report.clone() };
-        self.send(self.post(v1::REPORTS, &report, SHORT)?).await.map(drop)
+        self.send_as(report.session, self.post(v1::REPORTS, report, SHORT)?).await.map(drop)
     }
 
     /// Ends this agent's own certificate.

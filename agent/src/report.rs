@@ -198,21 +198,26 @@ pub async fn send_all(
         let mut news;
         loop {
             news = transient.news.load(Ordering::SeqCst);
-            let facts = facts::measure(&root);
-            let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
-            number += 1;
-            // Before the controller has numbered this start nothing gets through.
-            let session = client.session().unwrap_or(0);
-            let report = match report(&ledger, &transient, session, number, boot_id, told_facts) {
-                Ok(report) => report,
-                Err(error) => {
-                    tracing::error!(error = shared::diagnostic::chain(&error), "ledger_unreadable");
-                    break;
-                }
-            };
             service.back_within(Loop::Report, EXCHANGE);
-            match client.report(&report).await {
-                Ok(()) => {
+            let sent = match client.numbered().await {
+                Ok(session) => {
+                    // Asked for first: one with another number would count as another start's, and what it says
+                    // once, such as facts, be lost.
+                    let facts = facts::measure(&root);
+                    let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
+                    number += 1;
+                    match report(&ledger, &transient, session, number, boot_id, told_facts) {
+                        Ok(report) => client.report(&report).await.map(|()| facts),
+                        Err(error) => {
+                            tracing::error!(error = shared::diagnostic::chain(&error), "ledger_unreadable");
+                            break;
+                        }
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(facts) => {
                     told = Some(facts);
                     transient.through.notify_one();
                     break;
