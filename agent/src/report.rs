@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shared::api::v1::desired::DesiredState;
 use shared::api::v1::facts::WorkerFacts;
 use shared::api::v1::health::ObservedHealth;
 use shared::api::v1::report::{Fetched, MAX_PATHS, ObservedAllocation, Phase, Report};
@@ -256,8 +255,7 @@ fn report(
     boot_id: Uuid,
     facts: Option<WorkerFacts>,
 ) -> crate::state::ledger::Result<Report> {
-    let accepted = ledger.accepted()?;
-    let essence = accepted.as_ref().and_then(|(_, payload)| serde_json::from_slice::<DesiredState>(payload).ok());
+    let last = ledger.last()?;
     let mut doing = transient.doing();
     let mut health = transient.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let fetched = transient.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -280,8 +278,8 @@ fn report(
         number,
         boot_id,
         clock_ms: clock::now_ms(),
-        accepted: accepted.map(|(accepted, _)| accepted.fence),
-        essence: essence.map(|state| state.essence()),
+        accepted: last.map(|last| last.accepted.fence),
+        essence: last.and_then(|last| last.essence),
         refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         allocations,
         operations: ledger.operations()?.into_iter().map(|entry| entry.observed).collect(),

@@ -10,9 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use rustix::fs::{FlockOperation, flock};
-use shared::api::v1::desired::Fence;
+use shared::api::v1::desired::{DesiredState, Fence};
 use shared::api::v1::report::{ObservedAction, ObservedBoot, Process};
-use shared::{AllocId, Bundle, BundleDigest, Code, Diagnostic, OperationId, RelPath};
+use shared::{AllocId, BlobDigest, Bundle, BundleDigest, Code, Diagnostic, OperationId, RelPath};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -114,7 +114,19 @@ pub struct Ledger {
     connection: Mutex<Connection>,
     /// SQLite's count of what others wrote, as it was looked at last.
     version: AtomicI64,
-    _lock: Option<File>,
+    /// What was accepted last, once it was looked at: the document may have megabytes, and is asked about with every
+    /// report. Kept by the agent alone, beside which nobody accepts anything.
+    last: Mutex<Option<Last>>,
+    lock: Option<File>,
+}
+
+/// What was accepted last, without the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Last {
+    /// Its fence, and sha256 of the document.
+    pub accepted: Accepted,
+    /// The digest of what counts of it; none of one that an older agent accepted and this one cannot read.
+    pub essence: Option<BlobDigest>,
 }
 
 impl Ledger {
@@ -152,7 +164,7 @@ impl Ledger {
         let session: u64 = connection
             .query_row("UPDATE agent SET session = session + 1 RETURNING session", [], |row| row.get(0))
             .map_err(|error| failed(&error))?;
-        Ok((Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: Some(lock) }, session))
+        Ok((Self::with(connection, Some(lock)), session))
     }
 
     /// Opens it for looking, beside a running agent.
@@ -162,7 +174,11 @@ impl Ledger {
             return Err(state_problem(layout).note("there is none yet").remedy("start maand-agent run"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
-        Ok(Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: None })
+        Ok(Self::with(connection, None))
+    }
+
+    fn with(connection: Connection, lock: Option<File>) -> Self {
+        Self { connection: Mutex::new(connection), version: AtomicI64::new(0), last: Mutex::default(), lock }
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -186,10 +202,27 @@ impl Ledger {
         })
     }
 
+    /// What was accepted last; the document itself is read and parsed once.
+    pub fn last(&self) -> Result<Option<Last>> {
+        let mut held = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Ok(*held);
+        }
+        let last = self.accepted()?.map(|(accepted, payload)| {
+            let state = serde_json::from_slice::<DesiredState>(&payload).ok();
+            Last { accepted, essence: state.map(|state| state.essence()) }
+        });
+        *held = last.filter(|_| self.lock.is_some());
+        Ok(last)
+    }
+
     /// Accepts a document. Durable when this returns.
     pub fn accept(&self, accepted: &Accepted, payload: &[u8]) -> Result<()> {
         failpoint::hit("accept::before");
         let fence = accepted.fence;
+        // Held until it is written, and forgotten whatever comes of that: nobody keeps what is not in the file.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = None;
         self.lock()
             .execute(
                 "UPDATE agent SET epoch = ?1, update_seq = ?2, generation = ?3, payload_hash = ?4, payload = ?5",
@@ -448,6 +481,47 @@ mod tests {
         assert_eq!(ledger.row(row.alloc_id).unwrap(), Some(row.clone()));
         ledger.forget(row.alloc_id).unwrap();
         assert_eq!(ledger.rows().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_document_is_parsed_once_for_all_reports_and_another_one_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
+        let document = |generation| {
+            let fence = Fence { epoch: 1, update_seq: 1, generation };
+            let worker_id = shared::WorkerId::from_uuid(uuid::Uuid::from_u128(3));
+            let bucket_id = BucketId::from_uuid(uuid::Uuid::from_u128(1));
+            DesiredState {
+                bucket_id,
+                worker_id,
+                host: "w1".parse().unwrap(),
+                labels: vec![],
+                fence,
+                issued_at_ms: 0,
+                allocations: vec![],
+                prefetch: vec![],
+                operations: vec![],
+                hold: None,
+            }
+        };
+        let accept = |ledger: &Ledger, state: &DesiredState| {
+            let accepted = Accepted { fence: state.fence, hash: [7; 32] };
+            ledger.accept(&accepted, &serde_json::to_vec(state).unwrap()).unwrap();
+            Some(Last { accepted, essence: Some(state.essence()) })
+        };
+        let (ledger, _) = Ledger::open(&layout).unwrap();
+        assert_eq!(ledger.last().unwrap(), None);
+        let first = accept(&ledger, &document(1));
+        assert_eq!(ledger.last().unwrap(), first);
+        // Whoever looks at the document again would not find it any more.
+        let beside = Connection::open(layout.ledger()).unwrap();
+        beside.execute("UPDATE agent SET payload = x'00'", []).unwrap();
+        assert_eq!(ledger.last().unwrap(), first);
+        assert_eq!(Ledger::view(&layout).unwrap().last().unwrap().unwrap().essence, None, "a view keeps nothing");
+        let second = accept(&ledger, &document(2));
+        assert_ne!(first, second);
+        assert_eq!(ledger.last().unwrap(), second);
+        assert_eq!(Ledger::view(&layout).unwrap().last().unwrap(), second);
     }
 
     #[test]
