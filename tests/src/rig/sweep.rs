@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
+use super::Rig;
 use super::ground::{Cut, Ground};
-use super::point::{Hit, Rig, Seen};
+use super::point::{Hit, Seen};
 use super::scenario::{self, Scenario};
 
 /// How many states are applied beside a neighbour.
