@@ -154,6 +154,9 @@ fn each_scenario(
             tally.points += 1;
             judge(kind, &name, &seen, tally, say);
         }
+        // The whole of it takes hours.
+        let (points, wrong, seconds) = (tally.points, tally.violations.len(), began.elapsed().as_secs());
+        eprintln!("{} up to {}: {points} points, {wrong} violations, {seconds} s", kind.word(), scenario.name);
     }
     Ok(())
 }
