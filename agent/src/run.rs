@@ -23,6 +23,7 @@ use shared::api::v1::logs::Source;
 use shared::api::v1::report::{MAX_TAIL, Outcome};
 use shared::text::clean;
 
+use crate::reconcile::grant::Moment;
 use crate::state::durable;
 use crate::{alone, clock, facts, failpoint, service};
 
@@ -52,6 +53,9 @@ pub struct Spec {
     pub source: Source,
     /// The same.
     pub run_id: RunId,
+    /// Until when it may begin; any time without one.
+    #[serde(default)]
+    pub until: Option<Moment>,
 }
 
 /// A program to run.
@@ -118,12 +122,15 @@ pub struct Ended {
     /// It was ended because [`cancel`] asked; the outcome says nothing.
     #[serde(default)]
     pub cancelled: bool,
+    /// It was not begun: the moment until which it might be was over. The outcome says nothing.
+    #[serde(default)]
+    pub too_late: bool,
 }
 
 impl Ended {
     /// Without a run.
     pub fn without(outcome: Outcome) -> Self {
-        Self { outcome, duration_ms: 0, cancelled: false }
+        Self { outcome, duration_ms: 0, cancelled: false, too_late: false }
     }
 }
 
@@ -145,6 +152,13 @@ pub fn perform(dir: &Path, spec: &Spec, scope: Option<&str>, mut tick: impl FnMu
         return Ok(settle(dir, Some(start(dir, None)?), &mut tick));
     }
     Ok(ended)
+}
+
+/// Removes all that is of a run that did not begin, so that it can be begun anew.
+pub fn forget(dir: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "run_not_forgotten");
+    }
 }
 
 /// The name of the scope of a run, on a machine whose first process is systemd and under root.
@@ -236,13 +250,19 @@ fn perform_program(dir: &Path) -> io::Result<()> {
     let cancel = matches!(spec.source, Source::Operation { .. }).then(|| dir.join(CANCEL));
     let took = || u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
     let unwanted = || cancel.as_ref().is_some_and(|cancel| cancel.is_file());
+    let late = || spec.until.is_some_and(|until| !until.is_ahead_of(clock::moment()));
     // Somebody may be at work by hand.
     let alone = match (&spec.program, own(dir), spec.dir.file_name().and_then(|name| name.to_str())) {
-        (Program::Make { .. }, Some(own), Some(job)) => Some(alone::take(own, job, end, unwanted)?),
+        (Program::Make { .. }, Some(own), Some(job)) => Some(alone::take(own, job, end, || unwanted() || late())?),
         _ => None,
     };
+    // Asked last of all: the agent, the machine, systemd or somebody's work by hand may have taken any time.
+    if late() {
+        let ended = Ended { too_late: true, ..Ended::without(Outcome::Interrupted) };
+        return record("result.json", &serde_json::to_vec(&ended)?);
+    }
     if matches!(alone, Some(None)) {
-        let ended = Ended { outcome: Outcome::TimedOut, duration_ms: took(), cancelled: unwanted() };
+        let ended = Ended { duration_ms: took(), cancelled: unwanted(), ..Ended::without(Outcome::TimedOut) };
         return record("result.json", &serde_json::to_vec(&ended)?);
     }
     let child = spec
@@ -260,7 +280,7 @@ fn perform_program(dir: &Path) -> io::Result<()> {
         Ok(child) => wait(child, name, end, cancel.as_deref()),
         Err(error) => (Outcome::Refused { reason: format!("{name} cannot be run: {error}") }, false),
     };
-    record("result.json", &serde_json::to_vec(&Ended { outcome, duration_ms: took(), cancelled })?)
+    record("result.json", &serde_json::to_vec(&Ended { duration_ms: took(), cancelled, ..Ended::without(outcome) })?)
 }
 
 /// The agent's own directory, in which the directory of a run is.
@@ -402,7 +422,7 @@ mod tests {
         };
         let (dir, env) = (dir.to_owned(), [("PATH".into(), path)].into());
         let program = Program::Make { target: "start".into() };
-        Spec { dir, program, timeout_s, env, source, run_id: RunId::from_uuid(id(2)) }
+        Spec { dir, program, timeout_s, env, source, run_id: RunId::from_uuid(id(2)), until: None }
     }
 
     fn run(makefile: &str, timeout_s: u64) -> (Ended, Option<String>, tempfile::TempDir) {
@@ -411,6 +431,26 @@ mod tests {
         std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
         perform_program(dir.path()).unwrap();
         (settle(dir.path(), None, || {}), tail(dir.path()), dir)
+    }
+
+    #[test]
+    fn what_may_begin_until_a_moment_does_not_begin_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = clock::moment();
+        let soon = Moment { steady_ms: now.steady_ms + 60_000, wall_ms: now.wall_ms + 60_000 };
+        for (until, begins) in [
+            (soon, true),
+            (Moment { steady_ms: now.steady_ms, ..soon }, false),
+            (Moment { wall_ms: now.wall_ms, ..soon }, false),
+        ] {
+            let spec = Spec { until: Some(until), ..spec(dir.path(), "start:\n\t@touch begun-it\n", 20) };
+            std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+            perform_program(dir.path()).unwrap();
+            let ended = settle(dir.path(), None, || {});
+            let began = std::fs::remove_file(dir.path().join("begun-it")).is_ok();
+            assert_eq!((began, ended.too_late, ended.outcome == Outcome::Ok), (begins, !begins, begins), "{until:?}");
+            std::fs::remove_file(dir.path().join("result.json")).unwrap();
+        }
     }
 
     #[test]

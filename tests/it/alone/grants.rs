@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use harness::link::{Link, Way};
 use harness::poll;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::rollout::Fleet;
@@ -70,4 +72,104 @@ fn with_the_controller_away_nothing_is_begun_and_what_still_holds_is_when_it_is_
     assert_eq!(fleet.agents[0].read("api", "data/ran"), "start 0.0.0 0.0.0\nrestart 0.0.0 0.0.0\n", "once");
     assert_eq!(fleet.words("api"), ["promoted", "promoted"]);
     assert_eq!(fleet.bucket.cat("deployments")[0]["agent"], Value::Null);
+}
+
+/// Waits until agent `n` stands still at its `MAAND_STOPPOINT`.
+fn stands_still(fleet: &Fleet, n: usize) {
+    let stat = format!("/proc/{}/stat", fleet.agents[n].pid());
+    poll::until("the agent to stand still", poll::LONG, || {
+        let stat = std::fs::read_to_string(&stat).unwrap();
+        if stat.rsplit(") ").next().unwrap().starts_with('T') { Ok(()) } else { Err(stat) }
+    });
+}
+
+fn log(fleet: &Fleet, n: usize) -> String {
+    let log = fleet.bucket.dir().join("agents").join(&fleet.hosts[n]).join("agent.log");
+    std::fs::read_to_string(log).unwrap_or_default()
+}
+
+/// The deploy has gone on without agent `n`, and says so.
+fn is_deferred(fleet: &Fleet, n: usize) {
+    let agent = fleet.bucket.cat("deployments")[n]["agent"].as_str().unwrap_or_default().to_owned();
+    assert!(agent.starts_with("deferred since 20"), "{agent}");
+    let why = fleet.bucket.maand(&["why", &fleet.hosts[n], "api"]).expect(0).stdout;
+    assert!(why.contains("out of reach"), "{why}");
+}
+
+const STARTED: &str = "start 0.0.0 0.0.0\n";
+const BOTH: &str = "start 0.0.0 0.0.0\nrestart 0.0.0 0.0.0\n";
+
+/// A machine that is frozen, or asleep, between the controller's word and the restart: nothing but the agent's own
+/// clock tells it, when it goes on, that the word is too old.
+#[test]
+fn an_agent_that_stood_still_over_its_lease_does_not_begin_what_was_given_up() {
+    let mut fleet = Fleet::new(4);
+    fleet.bucket.setting("pickup_timeout = 2");
+    fleet.job("api", json!({"max_unreachable": 3, "max_concurrent_upgrades": 4}));
+    fleet.up();
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    let points = ["accept::after", "run::recorded", "run::spawned"];
+    for (n, point) in points.iter().enumerate() {
+        fleet.agents[n].kill();
+        fleet.agents[n].start_with(&[("MAAND_STOPPOINT", point)]);
+        fleet.agents[n].wait_online(&fleet.bucket);
+    }
+    // No file changes: there is nothing to be fetched, and the restart could begin at once.
+    let mut deploy = fleet.bucket.start("deploy", &["deploy", "--force"]);
+    (0..points.len()).for_each(|n| stands_still(&fleet, n));
+    assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
+    for n in 0..points.len() {
+        is_deferred(&fleet, n);
+        fleet.agents[n].process().signal(Signal::CONT);
+    }
+    for (n, point) in points.iter().enumerate() {
+        fleet.bucket.maand(&["agent", "ping", &fleet.hosts[n]]).expect(0);
+        if n > 0 {
+            poll::until("the agent to say why it does nothing", poll::LONG, || {
+                let said = log(&fleet, n);
+                if said.contains("not begun: the controller's word was too old by then") { Ok(()) } else { Err(said) }
+            });
+        }
+        assert_eq!(fleet.agents[n].read("api", "data/ran"), STARTED, "{point}");
+    }
+    assert_eq!(fleet.agents[3].read("api", "data/ran"), BOTH);
+    // What was given up is done by the next deploy, once.
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    assert_eq!(fleet.words("api"), ["promoted"; 4]);
+    for n in 0..4 {
+        assert_eq!(fleet.agents[n].read("api", "data/ran"), BOTH, "agent {n}");
+    }
+}
+
+/// The link goes dead, without a word, when the agent has the controller's word and its action waits for somebody
+/// who is at work by hand: when that one is done, the batch has been given up.
+#[test]
+fn with_a_dead_link_an_action_that_had_to_wait_is_not_begun_after_its_batch_was_given_up() {
+    let mut fleet = fleet(2);
+    let link = Link::to(&fleet.bucket);
+    fleet.agents[0].kill();
+    link.carries(&fleet.agents[0]);
+    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::after")]);
+    fleet.agents[0].wait_online(&fleet.bucket);
+    let own = fleet.agents[0].bucket_dir().join(".maand");
+    let by_hand = agent::alone::try_take(&own, "api").unwrap().unwrap();
+    let mut deploy = fleet.bucket.start("deploy", &["deploy", "--force"]);
+    stands_still(&fleet, 0);
+    link.silence(Way::Up);
+    link.silence(Way::Down);
+    fleet.agents[0].process().signal(Signal::CONT);
+    poll::until("the action to wait", poll::LONG, || {
+        let said = log(&fleet, 0);
+        if said.contains("maand-agent make is at work on it") { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
+    is_deferred(&fleet, 0);
+    drop(by_hand);
+    link.flow(Way::Up);
+    link.flow(Way::Down);
+    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0]]).expect(0);
+    assert_eq!(fleet.agents[0].read("api", "data/ran"), STARTED);
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    assert_eq!(fleet.agents[0].read("api", "data/ran"), BOTH);
+    assert_eq!(fleet.words("api"), ["promoted", "promoted"]);
 }
