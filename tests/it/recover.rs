@@ -258,9 +258,11 @@ fn a_backup_of_long_ago_takes_nobody_back_and_a_worker_that_it_does_not_know_is_
     agents[2].start();
     // It has been told more than this catalog ever told it: once more nothing is issued until it was heard.
     poll::until("the third one to be heard of", poll::LONG, || {
-        let refused = bucket.maand(&["deploy", "-n"]).expect(0).stderr;
-        if refused.contains(&format!("the agent of {}", hosts[2])) { Ok(()) } else { Err(refused) }
+        let log = bucket.read("logs/maand.log");
+        if log.matches("issuing_stopped").count() == 2 { Ok(()) } else { Err(log) }
     });
+    let refused = bucket.maand(&["deploy"]).expect(1).stderr;
+    assert!(refused.contains("MD0069") && refused.contains(&format!("the agent of {}", hosts[2])), "{refused}");
     assert!(now(&agents) == before);
     bucket.maand(&["recover"]).expect(0);
     assert_eq!(info(&bucket).0, 3);

@@ -30,7 +30,7 @@ fn one_direction_is_dead(way: Way) {
     link.silence(way);
     fleet.edit(&["api"], "2");
     let deploy = fleet.bucket.maand(&["deploy"]).expect(0);
-    assert!(deploy.stdout.contains("deferred until its agent is back"), "{deploy:?}");
+    assert!(deploy.stderr.contains("deferred until its agent is back"), "{deploy:?}");
     match way {
         Way::Up => assert!(link.bytes(Way::Down) > seen.1, "it was told"),
         Way::Down => assert_eq!(link.bytes(Way::Down), seen.1, "it was not told"),
