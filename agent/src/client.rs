@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{ETAG, IF_RANGE, RANGE, RETRY_AFTER};
@@ -21,9 +21,9 @@ use shared::api::v1::session::{SessionRequest, SessionResponse};
 use shared::api::v1::want::{BundleAnswer, WantList};
 use shared::api::{self, v1};
 use thiserror::Error;
-use tokio::sync::Notify;
 
 use crate::clock;
+use crate::heard::Heard;
 use crate::receive::receive;
 
 /// Time to connect, the handshake included.
@@ -134,129 +134,8 @@ impl Failed {
     }
 
     /// Whether TLS said that the certificate has ended.
-    fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         matches!(self, Self::Transport(error) if shared::diagnostic::chain(error).contains("CertificateExpired"))
-    }
-}
-
-/// Why the controller lets this agent in no more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Its word.
-    pub error: String,
-    /// For people.
-    pub message: String,
-}
-
-/// Refusals that mean that another agent works under this identity.
-const HELD: [&str; 2] = ["superseded", "quarantined"];
-
-impl Refusal {
-    fn is_held(&self) -> bool {
-        HELD.contains(&self.error.as_str())
-    }
-}
-
-/// What answers said beside what was asked.
-#[derive(Debug, Default)]
-pub struct Heard {
-    offset_ms: Mutex<Option<i64>>,
-    is_ended: AtomicBool,
-    refusal: Mutex<Option<Refusal>>,
-    authority: Mutex<Option<String>>,
-    news: Notify,
-}
-
-impl Heard {
-    /// The controller's clock less ours, milliseconds, as of its last answer.
-    pub fn offset_ms(&self) -> Option<i64> {
-        *self.offset_ms.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether TLS said that our certificate has ended.
-    pub fn is_ended(&self) -> bool {
-        self.is_ended.load(Ordering::SeqCst)
-    }
-
-    /// Another certificate is shown, or one was let in: what was said of it before holds no more.
-    pub fn certificate_changed(&self) {
-        self.is_ended.store(false, Ordering::SeqCst);
-    }
-
-    /// Why the last request was not let in.
-    pub fn refusal(&self) -> Option<Refusal> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Another agent works under this identity: this one changes nothing.
-    pub fn is_held(&self) -> bool {
-        self.refusal().is_some_and(|refusal| refusal.is_held())
-    }
-
-    /// A request of this start was answered: nobody else is at work.
-    fn let_go(&self) {
-        let mut held = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.take().is_some() {
-            drop(held);
-            self.news.notify_one();
-        }
-    }
-
-    /// Until something of it changes.
-    pub async fn news(&self) {
-        self.news.notified().await;
-    }
-
-    /// An answer, or that there is none.
-    pub fn judged(&self, failed: Option<&Failed>) {
-        let refusal = match failed {
-            Some(Failed::Refused { status: 401 | 403, error, message }) => {
-                Some(Refusal { error: error.clone(), message: message.clone() })
-            }
-            Some(Failed::Refused { status: 409, error, message }) if HELD.contains(&error.as_str()) => {
-                Some(Refusal { error: error.clone(), message: message.clone() })
-            }
-            Some(failed) => {
-                if failed.is_ended() && !self.is_ended.swap(true, Ordering::SeqCst) {
-                    self.news.notify_one();
-                }
-                return;
-            }
-            None => {
-                self.certificate_changed();
-                // That the certificate is let in does not mean that nobody else uses it.
-                self.refusal().filter(Refusal::is_held)
-            }
-        };
-        let mut held = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        if *held != refusal {
-            *held = refusal;
-            drop(held);
-            self.news.notify_one();
-        }
-    }
-
-    /// What the controller said last of which authorities count.
-    pub fn authority(&self) -> Option<String> {
-        self.authority.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn authorities(&self, said: &str) {
-        let mut held = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_deref() != Some(said) {
-            *held = Some(said.chars().take(64).collect());
-            drop(held);
-            self.news.notify_one();
-        }
-    }
-
-    fn clock(&self, clock_ms: i64) {
-        let now = clock_ms.saturating_sub(clock::now_ms());
-        let before = self.offset_ms.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
-        // The first, and a step: not what a slow answer adds.
-        if before.is_none_or(|before| (before - now).abs() > 5_000) {
-            self.news.notify_one();
-        }
     }
 }
 
@@ -329,12 +208,12 @@ impl Client {
     }
 
     /// The number of this start, if there is one yet.
-    pub fn session(&self) -> Option<u64> {
+    fn session(&self) -> Option<u64> {
         Some(self.session.number.load(Ordering::SeqCst)).filter(|number| *number > 0)
     }
 
-    /// The number of this start; asks for it unless it is there.
-    async fn open(&self) -> Result<u64, Failed> {
+    /// The number of this start; asks for it unless it is there. Whatever carries it in its body has it from here.
+    pub async fn numbered(&self) -> Result<u64, Failed> {
         let mut until = self.session.opening.lock().await;
         if let Some(number) = self.session() {
             return Ok(number);
@@ -383,7 +262,12 @@ impl Client {
 
     /// Sends a request of this start.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Failed> {
-        let number = self.open().await?;
+        let number = self.numbered().await?;
+        self.send_as(number, request).await
+    }
+
+    /// Sends a request of the start with this number.
+    async fn send_as(&self, number: u64, request: reqwest::RequestBuilder) -> Result<Response, Failed> {
         let answered = self.exchange(request.header(api::SESSION_HEADER, number)).await;
         if matches!(&answered, Err(Failed::Refused { status: 409, error, .. }) if error == "superseded") {
             self.superseded(number).await;
@@ -489,16 +373,10 @@ impl Client {
         receive(response, if resumed { have } else { 0 }, cap, out).await
     }
 
-    /// Sends a report; durable with the controller when this returns `Ok`.
+    /// Sends a report of the start that is [`numbered`](Self::numbered) in it; durable with the controller when
+    /// this returns `Ok`.
     pub async fn report(&self, report: &Report) -> Result<(), Failed> {
-        // One that was made before the start had its number would count as an older start's, and what it says
-        // once, such as facts, be lost.
-        let session = match self.open().await? {
-            0 => report.session,
-            number => number,
-        };
-        let report = Report { session, ..report.clone() };
-        self.send(self.post(v1::REPORTS, &report, SHORT)?).await.map(drop)
+        self.send_as(report.session, self.post(v1::REPORTS, report, SHORT)?).await.map(drop)
     }
 
     /// Ends this agent's own certificate.

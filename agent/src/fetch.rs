@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use shared::api::v1::want::{BundleAnswer, WantList};
 use shared::backoff::Backoff;
 use shared::pack::{self, PackError, Sink};
@@ -76,7 +79,7 @@ pub fn list(
     digest: BundleDigest,
     base: Option<(BundleDigest, &Bundle)>,
 ) -> Result<Bundle, Error> {
-    let scratch = scratch(&layout.download(&format!("list-{}", digest.hex())))?;
+    let scratch = scratch(layout)?;
     let answer = net.block_on(client.bundle(&digest, base.map(|(base, _)| base).as_ref(), scratch));
     let answer = answer.map_err(|source| Error::Call { what: "a bundle's list", source })?;
     let wrong = |source| Error::List { digest, source };
@@ -91,14 +94,42 @@ pub fn list(
     Ok(bundle)
 }
 
-/// An empty file that has no name any more.
-fn scratch(path: &Path) -> Result<File, Error> {
-    let failed = |operation| move |source| Error::Store { operation, path: path.to_owned(), source };
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
-    let file = options.open(path).map_err(failed("open"))?;
-    std::fs::remove_file(path).map_err(failed("remove"))?;
-    Ok(file)
+/// An empty file without a name: nobody else can mean the same one, and it is gone with whoever has it open.
+fn scratch(layout: &Layout) -> Result<File, Error> {
+    let own = layout.own();
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(&own, flags, Mode::from_raw_mode(0o600)) {
+        Ok(file) => Ok(File::from(file)),
+        // A file system that has none such, or a kernel: it says so in one of these ways.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => named_scratch(layout),
+        Err(error) => Err(Error::Store { operation: "open a file in", path: own, source: error.into() }),
+    }
+}
+
+/// The same where every file has a name: one that is this call's alone, and taken away at once. An agent that is
+/// ended in between leaves it for [`prune`].
+fn named_scratch(layout: &Layout) -> Result<File, Error> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let name = format!("list-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = layout.download(&name);
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| Error::Store { operation, path, source }
+        };
+        match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
+            // An earlier agent's, with the same pid.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => {
+                let file = opened.map_err(failed("open"))?;
+                match std::fs::remove_file(&path) {
+                    // Somebody tidied up.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove")(error)),
+                    _ => return Ok(file),
+                }
+            }
+        }
+    }
 }
 
 /// Brings every blob of `wanted` (digest → length, private or not) into the store. `by` keeps the files
@@ -302,4 +333,43 @@ pub fn prune(layout: &Layout, keep: &[&Bundle]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom};
+
+    use shared::BucketId;
+
+    use super::*;
+
+    #[test]
+    fn two_lists_that_come_at_once_have_a_file_each_and_leave_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
+        durable::private_dir(&layout.own()).unwrap();
+        // What an agent with this pid left that was ended between the two steps.
+        std::fs::write(layout.download(&format!("list-{}-0", std::process::id())), "old").unwrap();
+        for make in [scratch as fn(&Layout) -> Result<File, Error>, named_scratch] {
+            let make = |text: String| {
+                let mut file = make(&layout).unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                (file, text)
+            };
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let each: Vec<_> = (0..16).map(|n| scope.spawn(move || make(format!("list {n}")))).collect();
+                each.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            for (mut file, text) in made {
+                let mut read = String::new();
+                file.seek(SeekFrom::Start(0)).unwrap();
+                file.read_to_string(&mut read).unwrap();
+                assert_eq!(read, text);
+            }
+        }
+        let left: Vec<_> = std::fs::read_dir(layout.own()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        prune(&layout, &[]).unwrap();
+        assert_eq!(std::fs::read_dir(layout.own()).unwrap().count(), 0);
+    }
 }

@@ -55,10 +55,9 @@ pub fn leave(path: &Path, wish: Wish, runtime: &tokio::runtime::Runtime) -> Resu
     if !wish.offline {
         let told = runtime.block_on(async {
             // So that the controller's tables show what became of the jobs; what counts is the next line.
-            // A first request has this start numbered.
-            drop(client.desired(None, 0).await);
-            let session = client.session().unwrap_or(session);
-            if let Ok(report) = report::once(&ledger, &Transient::default(), session) {
+            if let Ok(number) = client.numbered().await
+                && let Ok(report) = report::once(&ledger, &Transient::default(), number)
+            {
                 drop(client.report(&report).await);
             }
             client.leave().await

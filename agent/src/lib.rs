@@ -20,6 +20,7 @@ pub mod facts;
 pub mod failpoint;
 pub mod fetch;
 pub mod health;
+pub mod heard;
 pub mod identity;
 pub mod job_logs;
 pub mod join;

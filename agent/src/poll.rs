@@ -39,8 +39,8 @@ pub async fn poll(
     let mut said = String::new();
     let mut reached = false;
     loop {
-        let last = match ledger.accepted() {
-            Ok(last) => last.map(|(accepted, _)| accepted),
+        let last = match ledger.last() {
+            Ok(last) => last.map(|last| last.accepted),
             Err(error) => {
                 tracing::error!(error = chain(&error), "ledger_unreadable");
                 tokio::time::sleep(RETRY.delay(attempt, clock::random())).await;

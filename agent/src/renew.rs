@@ -16,8 +16,9 @@ use shared::backoff::Backoff;
 use shared::diagnostic::chain;
 use shared::{BucketId, Code, Diagnostic, token};
 
-use crate::client::{self, Client, Failed, Refusal};
+use crate::client::{self, Client, Failed};
 use crate::clock;
+use crate::heard::Refusal;
 use crate::identity::{self, Identity, Loaded, Pair};
 use crate::reconcile::renewal::{Known, Step, step};
 use crate::state::durable;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shared::api::v1::desired::DesiredState;
 use shared::api::v1::facts::WorkerFacts;
 use shared::api::v1::health::ObservedHealth;
 use shared::api::v1::report::{Fetched, MAX_PATHS, ObservedAllocation, Phase, Report};
@@ -198,21 +197,26 @@ pub async fn send_all(
         let mut news;
         loop {
             news = transient.news.load(Ordering::SeqCst);
-            let facts = facts::measure(&root);
-            let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
-            number += 1;
-            // Before the controller has numbered this start nothing gets through.
-            let session = client.session().unwrap_or(0);
-            let report = match report(&ledger, &transient, session, number, boot_id, told_facts) {
-                Ok(report) => report,
-                Err(error) => {
-                    tracing::error!(error = shared::diagnostic::chain(&error), "ledger_unreadable");
-                    break;
-                }
-            };
             service.back_within(Loop::Report, EXCHANGE);
-            match client.report(&report).await {
-                Ok(()) => {
+            let sent = match client.numbered().await {
+                Ok(session) => {
+                    // Asked for first: one with another number would count as another start's, and what it says
+                    // once, such as facts, be lost.
+                    let facts = facts::measure(&root);
+                    let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
+                    number += 1;
+                    match report(&ledger, &transient, session, number, boot_id, told_facts) {
+                        Ok(report) => client.report(&report).await.map(|()| facts),
+                        Err(error) => {
+                            tracing::error!(error = shared::diagnostic::chain(&error), "ledger_unreadable");
+                            break;
+                        }
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(facts) => {
                     told = Some(facts);
                     transient.through.notify_one();
                     break;
@@ -251,8 +255,7 @@ fn report(
     boot_id: Uuid,
     facts: Option<WorkerFacts>,
 ) -> crate::state::ledger::Result<Report> {
-    let accepted = ledger.accepted()?;
-    let essence = accepted.as_ref().and_then(|(_, payload)| serde_json::from_slice::<DesiredState>(payload).ok());
+    let last = ledger.last()?;
     let mut doing = transient.doing();
     let mut health = transient.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let fetched = transient.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -275,8 +278,8 @@ fn report(
         number,
         boot_id,
         clock_ms: clock::now_ms(),
-        accepted: accepted.map(|(accepted, _)| accepted.fence),
-        essence: essence.map(|state| state.essence()),
+        accepted: last.map(|last| last.accepted.fence),
+        essence: last.and_then(|last| last.essence),
         refused: transient.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         allocations,
         operations: ledger.operations()?.into_iter().map(|entry| entry.observed).collect(),

@@ -5,134 +5,29 @@
 //! for make, ends it when its time is over or when a file `cancel` appears, and writes `result.json`. Output goes to files, not to
 //! pipes: a pipe's reader would have to outlive every background process of the job.
 #![expect(clippy::disallowed_methods, reason = "edge: processes and the files of runs")]
-#![expect(clippy::disallowed_types, reason = "edge: the output's files")]
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+mod between;
+mod spec;
+
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use serde::{Deserialize, Serialize};
-use shared::RunId;
-use shared::api::v1::logs::Source;
 use shared::api::v1::report::{MAX_TAIL, Outcome};
 use shared::text::clean;
 
-use crate::reconcile::grant::Moment;
 use crate::state::durable;
-use crate::{alone, clock, facts, failpoint, service};
+use crate::{clock, failpoint};
+
+pub use between::shim;
+pub use spec::{CANCEL, Ended, LOGS, Program, SCRIPT, Spec};
 
 /// The hidden command of the process between.
 pub const SHIM: &str = "__run";
-/// Time between TERM and KILL.
-const GRACE: Duration = Duration::from_secs(10);
-/// Longest time limit, seconds: a week.
-const LONGEST_S: u64 = 7 * 86_400;
-/// How often an operation looks whether it should end.
-const LOOK_FOR_CANCEL: Duration = Duration::from_millis(250);
 /// How often a process is looked at that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// What to run; `spec.json` of the run's directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spec {
-    /// Where.
-    pub dir: PathBuf,
-    /// What.
-    pub program: Program,
-    /// Time limit, seconds.
-    pub timeout_s: u64,
-    /// Its whole environment.
-    pub env: BTreeMap<String, String>,
-    /// Whose output it is, for sending it later.
-    pub source: Source,
-    /// The same.
-    pub run_id: RunId,
-    /// Until when it may begin; any time without one.
-    #[serde(default)]
-    pub until: Option<Moment>,
-}
-
-/// A program to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Program {
-    /// `make -s -C <dir> TARGET`.
-    Make {
-        /// The Makefile target.
-        target: String,
-    },
-    /// The file [`SCRIPT`] of the run's directory, by bash, or by sh where there is no bash.
-    Script,
-    /// What the job in that directory wrote into its own `logs/`.
-    Logs {
-        /// Lines from the end of each file.
-        tail: u32,
-        /// And what is written from there on.
-        follow: bool,
-    },
-}
-
-/// The hidden command that shows a job's logs.
-pub const LOGS: &str = "__logs";
-
-/// A script's text, in its run's directory.
-pub const SCRIPT: &str = "script";
-/// The file in a run's directory that asks for its end.
-pub const CANCEL: &str = "cancel";
-
-impl Program {
-    /// Its name, for people.
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Make { .. } => "make",
-            Self::Script if facts::on_path("bash") => "bash",
-            Self::Script => "sh",
-            Self::Logs { .. } => "maand-agent",
-        }
-    }
-
-    fn command(&self, run: &Path, spec: &Spec) -> Command {
-        let own = || std::env::current_exe().unwrap_or_else(|_| self.name().into());
-        let mut command = Command::new(if matches!(self, Self::Logs { .. }) { own() } else { self.name().into() });
-        match self {
-            Self::Make { target } => command.args(["-s", "-C"]).arg(&spec.dir).arg(target),
-            Self::Script => command.arg(run.join(SCRIPT)).current_dir(&spec.dir),
-            Self::Logs { tail, follow } => {
-                let follow = follow.then_some("--follow");
-                command.arg(LOGS).arg(&spec.dir).args(["--tail", &tail.to_string()]).args(follow)
-            }
-        };
-        command
-    }
-}
-
-/// How it ended; `result.json` of the run's directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    /// What became of it.
-    pub outcome: Outcome,
-    /// How long it took, milliseconds.
-    pub duration_ms: u64,
-    /// It was ended because [`cancel`] asked; the outcome says nothing.
-    #[serde(default)]
-    pub cancelled: bool,
-    /// It was not begun: the moment until which it might be was over. The outcome says nothing.
-    #[serde(default)]
-    pub too_late: bool,
-}
-
-impl Ended {
-    /// Without a run.
-    pub fn without(outcome: Outcome) -> Self {
-        Self { outcome, duration_ms: 0, cancelled: false, too_late: false }
-    }
-}
 
 /// Asks a run to end, whoever started it.
 pub fn cancel(dir: &Path) -> io::Result<()> {
@@ -220,100 +115,6 @@ fn start(dir: &Path, scope: Option<&str>) -> io::Result<Child> {
         _ => {
             failpoint::hit("run::released");
             Ok(child)
-        }
-    }
-}
-
-/// The process between: waits for its word, runs make, waits, writes the result. Its exit code says nothing.
-pub fn shim(dir: &Path) -> io::Result<()> {
-    // A session of its own: a signal to the agent's group or terminal is not for the job.
-    let _session = rustix::process::setsid();
-    if io::stdin().read(&mut [0])? == 0 {
-        return Ok(());
-    }
-    perform_program(dir)
-}
-
-fn perform_program(dir: &Path) -> io::Result<()> {
-    // Not flushed: these outlive the agent, and after a power cut nothing runs that they could tell of.
-    let record = |name: &str, text: &[u8]| durable::write_soon(&dir.join(name), text, 0o600);
-    record("begun", b"")?;
-    let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec.json"))?)?;
-    let output = |name: &str| OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(name));
-    let (out, err) = (output("out")?, output("err")?);
-    // What the job makes has the usual modes, whatever the agent's own mask is.
-    let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    service::shed();
-    let begin = clock::instant();
-    let end = begin + Duration::from_secs(spec.timeout_s.min(LONGEST_S));
-    // An action is never cancelled, and what waits for it need not wake.
-    let cancel = matches!(spec.source, Source::Operation { .. }).then(|| dir.join(CANCEL));
-    let took = || u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let unwanted = || cancel.as_ref().is_some_and(|cancel| cancel.is_file());
-    let late = || spec.until.is_some_and(|until| !until.is_ahead_of(clock::moment()));
-    // Somebody may be at work by hand.
-    let alone = match (&spec.program, own(dir), spec.dir.file_name().and_then(|name| name.to_str())) {
-        (Program::Make { .. }, Some(own), Some(job)) => Some(alone::take(own, job, end, || unwanted() || late())?),
-        _ => None,
-    };
-    // Asked last of all: the agent, the machine, systemd or somebody's work by hand may have taken any time.
-    if late() {
-        let ended = Ended { too_late: true, ..Ended::without(Outcome::Interrupted) };
-        return record("result.json", &serde_json::to_vec(&ended)?);
-    }
-    if matches!(alone, Some(None)) {
-        let ended = Ended { duration_ms: took(), cancelled: unwanted(), ..Ended::without(Outcome::TimedOut) };
-        return record("result.json", &serde_json::to_vec(&ended)?);
-    }
-    let child = spec
-        .program
-        .command(dir, &spec)
-        .env_clear()
-        .envs(&spec.env)
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(err)
-        .process_group(0)
-        .spawn();
-    let name = spec.program.name();
-    let (outcome, cancelled) = match child {
-        Ok(child) => wait(child, name, end, cancel.as_deref()),
-        Err(error) => (Outcome::Refused { reason: format!("{name} cannot be run: {error}") }, false),
-    };
-    record("result.json", &serde_json::to_vec(&Ended { duration_ms: took(), cancelled, ..Ended::without(outcome) })?)
-}
-
-/// The agent's own directory, in which the directory of a run is.
-fn own(run: &Path) -> Option<&Path> {
-    run.parent()?.parent()
-}
-
-/// Waits for the program alone, not for what it left in the background; whether it was ended because
-/// `cancel` appeared.
-fn wait(mut child: Child, name: &str, end: Instant, cancel: Option<&Path>) -> (Outcome, bool) {
-    let group = Pid::from_child(&child);
-    let (tell, told) = std::sync::mpsc::channel();
-    let waiting = std::thread::spawn(move || drop(tell.send(child.wait())));
-    let exit = |status: io::Result<std::process::ExitStatus>| match status {
-        Ok(status) if status.success() => Outcome::Ok,
-        Ok(status) => Outcome::Failed { exit: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)) },
-        Err(error) => Outcome::Refused { reason: format!("{name} cannot be waited for: {error}") },
-    };
-    loop {
-        let left = end.saturating_duration_since(clock::instant());
-        let pause = if cancel.is_some() { left.min(LOOK_FOR_CANCEL) } else { left };
-        if let Ok(status) = told.recv_timeout(pause) {
-            drop(waiting.join());
-            return (exit(status), false);
-        }
-        let cancelled = cancel.is_some_and(Path::is_file);
-        if cancelled || left.is_zero() {
-            let _killed = kill_process_group(group, Signal::TERM);
-            if told.recv_timeout(GRACE).is_err() {
-                let _killed = kill_process_group(group, Signal::KILL);
-                drop(told.recv_timeout(GRACE));
-            }
-            return (Outcome::TimedOut, cancelled);
         }
     }
 }
@@ -409,7 +210,13 @@ pub fn prune(runs: &Path, keep: &[PathBuf], newest: usize) {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Pid, Signal};
+    use shared::RunId;
+    use shared::api::v1::logs::Source;
+
+    use super::between::perform_program;
     use super::*;
+    use crate::reconcile::grant::Moment;
 
     fn spec(dir: &Path, makefile: &str, timeout_s: u64) -> Spec {
         std::fs::write(dir.join("Makefile"), makefile).unwrap();

@@ -103,15 +103,15 @@ impl Service {
         let mut said = String::new();
         loop {
             // A ledger that cannot be read is no progress either.
-            let known = ledger.accepted().and_then(|accepted| Ok((accepted, ledger.rows()?)));
+            let known = ledger.last().and_then(|last| Ok((last, ledger.rows()?)));
             match (self.stuck(clock::instant()), known) {
                 (Some(who), _) => tracing::error!(?who, "stuck: the watchdog is not fed"),
                 (None, Err(error)) => {
                     tracing::error!(error = shared::diagnostic::chain(&error), "stuck: the watchdog is not fed");
                 }
-                (None, Ok((accepted, rows))) => {
+                (None, Ok((last, rows))) => {
                     let jobs = rows.iter().filter(|row| !row.purged).count();
-                    let seq = accepted.map(|(accepted, _)| accepted.fence.update_seq);
+                    let seq = last.map(|last| last.accepted.fence.update_seq);
                     let status = self.status(seq, jobs, &transient.at_work());
                     if status != said {
                         drop(sd_notify::notify(&[NotifyState::Status(&status)]));

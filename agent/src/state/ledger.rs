@@ -3,16 +3,18 @@
 #![expect(clippy::disallowed_methods, reason = "edge: the ledger and its lock")]
 #![expect(clippy::disallowed_types, reason = "edge: the lock's file")]
 
+mod rows;
+mod schema;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, params};
 use rustix::fs::{FlockOperation, flock};
-use shared::api::v1::desired::Fence;
-use shared::api::v1::report::{ObservedAction, ObservedBoot, Process};
-use shared::{AllocId, Bundle, BundleDigest, Code, Diagnostic, OperationId, RelPath};
+use shared::api::v1::desired::{DesiredState, Fence};
+use shared::{BlobDigest, Code, Diagnostic, OperationId};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -20,59 +22,9 @@ use super::durable::private_dir;
 use super::layout::Layout;
 use crate::failpoint;
 use crate::operations::Entry;
-use crate::reconcile::{Accepted, Heal, Place, Row as Known, Running};
+use crate::reconcile::{Accepted, Row as Known};
 
-/// The ledger's schema; a newer one is refused.
-pub const SCHEMA: u32 = 4;
-
-const TABLES: &str = "
-CREATE TABLE agent (
-  id INTEGER PRIMARY KEY CHECK (id = 1),
-  session INTEGER NOT NULL,
-  epoch INTEGER, update_seq INTEGER, generation INTEGER,
-  payload BLOB, payload_hash BLOB
-) STRICT;
-INSERT INTO agent (id, session) VALUES (1, 0);
-CREATE TABLE allocation (
-  alloc_id TEXT PRIMARY KEY,
-  job TEXT NOT NULL,
-  bundle TEXT,            -- whose files are all in place
-  applying TEXT,          -- whose files are being put in place; forward only
-  list TEXT NOT NULL,     -- JSON: the list of what is, or may be, in place
-  applied_ms INTEGER NOT NULL DEFAULT 0,
-  process TEXT NOT NULL,
-  action TEXT,            -- JSON of ObservedAction, the last one taken up
-  running TEXT,           -- JSON of Running, while a make target may run
-  drift TEXT NOT NULL DEFAULT '[]',
-  unmanaged TEXT NOT NULL DEFAULT '[]'
-) STRICT;
-";
-
-/// What the second schema adds.
-const SECOND: &str = "
-CREATE TABLE operation (
-  operation_id TEXT PRIMARY KEY,
-  asked TEXT NOT NULL,    -- JSON of Operation, a script's text left out
-  observed TEXT NOT NULL  -- JSON of ObservedOperation; written before it begins
-) STRICT;
--- The version last put in place or acted on; whether the whole tree was removed.
-ALTER TABLE allocation ADD COLUMN version TEXT NOT NULL DEFAULT '';
-ALTER TABLE allocation ADD COLUMN purged INTEGER NOT NULL DEFAULT 0;
-";
-
-/// What the third schema adds.
-const THIRD: &str = "
--- JSON: what lists before `list` had otherwise, and may still be in place while that is being changed.
-ALTER TABLE allocation ADD COLUMN leaving TEXT NOT NULL DEFAULT '[]';
-";
-
-/// What the fourth schema adds.
-const FOURTH: &str = "
--- The boot that the agent last saw.
-ALTER TABLE agent ADD COLUMN boot_id TEXT;
-ALTER TABLE allocation ADD COLUMN boot TEXT;   -- JSON of ObservedBoot, of this boot
-ALTER TABLE allocation ADD COLUMN heals TEXT NOT NULL DEFAULT '[]'; -- JSON: what was put back, and how often
-";
+pub use schema::SCHEMA;
 
 /// Why the ledger could not be used.
 #[derive(Debug, Error)]
@@ -114,7 +66,19 @@ pub struct Ledger {
     connection: Mutex<Connection>,
     /// SQLite's count of what others wrote, as it was looked at last.
     version: AtomicI64,
-    _lock: Option<File>,
+    /// What was accepted last, once it was looked at: the document may have megabytes, and is asked about with every
+    /// report. Kept by the agent alone, beside which nobody accepts anything.
+    last: Mutex<Option<Last>>,
+    lock: Option<File>,
+}
+
+/// What was accepted last, without the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Last {
+    /// Its fence, and sha256 of the document.
+    pub accepted: Accepted,
+    /// The digest of what counts of it; none of one that an older agent accepted and this one cannot read.
+    pub essence: Option<BlobDigest>,
 }
 
 impl Ledger {
@@ -129,30 +93,11 @@ impl Ledger {
             return Err(problem.at(layout.bucket().display()).remedy("end it first: systemctl stop maand-agent"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
-        let found: u32 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
-        match found {
-            SCHEMA => {}
-            0..SCHEMA => {
-                let steps = [TABLES, SECOND, THIRD, FOURTH].into_iter().skip(found as usize).collect::<String>();
-                let script = format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;");
-                connection.execute_batch(&script).map_err(|error| failed(&error))?;
-                // Into the file itself: an older package looks there before it is put in this one's place.
-                let whole = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-                whole.map_err(|error| failed(&error))?;
-            }
-            newer => {
-                let problem = Diagnostic::new(Code::LedgerNewer, "a newer maand-agent wrote this machine's ledger");
-                let problem = problem.at(layout.ledger().display());
-                let problem =
-                    problem.note(format!("its schema is {newer}, this program knows {SCHEMA}; it is untouched"));
-                return Err(problem.remedy("install the maand-agent that wrote it, or a newer one; what runs goes on"));
-            }
-        }
+        schema::migrate(&connection, layout)?;
         let session: u64 = connection
             .query_row("UPDATE agent SET session = session + 1 RETURNING session", [], |row| row.get(0))
             .map_err(|error| failed(&error))?;
-        Ok((Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: Some(lock) }, session))
+        Ok((Self::with(connection, Some(lock)), session))
     }
 
     /// Opens it for looking, beside a running agent.
@@ -162,7 +107,11 @@ impl Ledger {
             return Err(state_problem(layout).note("there is none yet").remedy("start maand-agent run"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
-        Ok(Self { connection: Mutex::new(connection), version: AtomicI64::new(0), _lock: None })
+        Ok(Self::with(connection, None))
+    }
+
+    fn with(connection: Connection, lock: Option<File>) -> Self {
+        Self { connection: Mutex::new(connection), version: AtomicI64::new(0), last: Mutex::default(), lock }
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -186,10 +135,27 @@ impl Ledger {
         })
     }
 
+    /// What was accepted last; the document itself is read and parsed once.
+    pub fn last(&self) -> Result<Option<Last>> {
+        let mut held = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Ok(*held);
+        }
+        let last = self.accepted()?.map(|(accepted, payload)| {
+            let state = serde_json::from_slice::<DesiredState>(&payload).ok();
+            Last { accepted, essence: state.map(|state| state.essence()) }
+        });
+        *held = last.filter(|_| self.lock.is_some());
+        Ok(last)
+    }
+
     /// Accepts a document. Durable when this returns.
     pub fn accept(&self, accepted: &Accepted, payload: &[u8]) -> Result<()> {
         failpoint::hit("accept::before");
         let fence = accepted.fence;
+        // Held until it is written, and forgotten whatever comes of that: nobody keeps what is not in the file.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = None;
         self.lock()
             .execute(
                 "UPDATE agent SET epoch = ?1, update_seq = ?2, generation = ?3, payload_hash = ?4, payload = ?5",
@@ -214,50 +180,9 @@ impl Ledger {
         let during = "recording a boot";
         let mut connection = self.lock();
         let transaction = connection.transaction().during(during)?;
-        rows.iter().try_for_each(|row| save(&transaction, row))?;
+        rows.iter().try_for_each(|row| rows::save(&transaction, row))?;
         transaction.execute("UPDATE agent SET boot_id = ?1", [boot_id.to_string()]).during(during)?;
         transaction.commit().during(during)
-    }
-
-    /// Every allocation that the agent has anything of, by job.
-    pub fn rows(&self) -> Result<Vec<Known>> {
-        let connection = self.lock();
-        let mut select = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM allocation ORDER BY job, alloc_id"))
-            .during("reading the allocations")?;
-        let mut rows = select.query([]).during("reading the allocations")?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().during("reading the allocations")? {
-            found.push(known(row)?);
-        }
-        Ok(found)
-    }
-
-    /// One allocation.
-    pub fn row(&self, alloc: AllocId) -> Result<Option<Known>> {
-        let connection = self.lock();
-        let mut select = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM allocation WHERE alloc_id = ?1"))
-            .during("reading an allocation")?;
-        let row =
-            select.query_row([alloc.to_string()], |row| Ok(known(row))).optional().during("reading an allocation")?;
-        row.transpose()
-    }
-
-    /// Writes an allocation, whole. Durable when this returns.
-    pub fn save(&self, row: &Known) -> Result<()> {
-        save(&self.lock(), row)
-    }
-
-    /// Writes down what is known of an allocation's process, beside a running agent. Durable when this returns.
-    pub fn save_process(&self, alloc: AllocId, process: Process) -> Result<()> {
-        self.lock()
-            .execute(
-                "UPDATE allocation SET process = ?2 WHERE alloc_id = ?1",
-                params![alloc.to_string(), json(&process)],
-            )
-            .during("writing down what runs")?;
-        Ok(())
     }
 
     /// Whether another process has written since this was asked last.
@@ -308,56 +233,7 @@ impl Ledger {
             .during("forgetting an operation")?;
         Ok(())
     }
-
-    /// Forgets an allocation whose tree is gone.
-    pub fn forget(&self, alloc: AllocId) -> Result<()> {
-        self.lock()
-            .execute("DELETE FROM allocation WHERE alloc_id = ?1", [alloc.to_string()])
-            .during("forgetting an allocation")?;
-        Ok(())
-    }
 }
-
-fn save(connection: &Connection, row: &Known) -> Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO allocation (alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, \
-             version, purged, leaving, boot, heals) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (alloc_id) DO UPDATE SET \
-               bundle = excluded.bundle, applying = excluded.applying, list = excluded.list, \
-               applied_ms = excluded.applied_ms, process = excluded.process, action = excluded.action, \
-               running = excluded.running, drift = excluded.drift, unmanaged = excluded.unmanaged, \
-               version = excluded.version, purged = excluded.purged, leaving = excluded.leaving, boot = excluded.boot, heals = excluded.heals",
-        )
-        .and_then(|mut upsert| {
-            let (bundle, applying) = match row.place {
-                Place::Empty => (None, None),
-                Place::Whole(bundle) => (Some(bundle.to_string()), None),
-                Place::Applying { to } => (None, Some(to.to_string())),
-            };
-            upsert.execute(params![
-                row.alloc_id.to_string(),
-                row.job.as_str(),
-                bundle,
-                applying,
-                json(&row.list),
-                row.applied_ms,
-                json(&row.process),
-                row.action.as_ref().map(json),
-                row.running.as_ref().map(json),
-                json(&row.drift),
-                json(&row.unmanaged),
-                row.version,
-                row.purged,
-                json(&row.leaving),
-                row.boot.as_ref().map(json),
-                json(&row.heals),
-            ])
-        })
-        .during("writing an allocation")?;
-    Ok(())
-}
-
-const COLUMNS: &str = "alloc_id, job, bundle, applying, list, applied_ms, process, action, running, drift, unmanaged, version, purged, leaving, boot, heals";
 
 fn connect(layout: &Layout) -> rusqlite::Result<Connection> {
     let connection = Connection::open(layout.ledger())?;
@@ -379,54 +255,11 @@ fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn known(row: &Row<'_>) -> Result<Known> {
-    let text = |at: usize| -> Result<String> { row.get(at).during("reading an allocation") };
-    let optional = |at: usize| -> Result<Option<String>> { row.get(at).during("reading an allocation") };
-    let damaged = |what| move |why: String| Error::Damaged { what, why };
-    let digest = |text: Option<String>| -> Result<Option<BundleDigest>> {
-        text.map(|text| text.parse().map_err(|e: shared::digest::DigestError| damaged("a bundle")(e.to_string())))
-            .transpose()
-    };
-    let place = match (digest(optional(2)?)?, digest(optional(3)?)?) {
-        (_, Some(to)) => Place::Applying { to },
-        (Some(bundle), None) => Place::Whole(bundle),
-        (None, None) => Place::Empty,
-    };
-    fn from<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T> {
-        serde_json::from_str(text).map_err(|error| Error::Damaged { what, why: error.to_string() })
-    }
-    let list: Bundle = from("a list", &text(4)?)?;
-    let leaving: Vec<shared::Entry> = from("a list", &text(13)?)?;
-    let process: Process = from("a process", &text(6)?)?;
-    let action: Option<ObservedAction> = optional(7)?.map(|text| from("an action", &text)).transpose()?;
-    let running: Option<Running> = optional(8)?.map(|text| from("a run", &text)).transpose()?;
-    let drift: Vec<RelPath> = from("drift", &text(9)?)?;
-    let unmanaged: Vec<RelPath> = from("unmanaged", &text(10)?)?;
-    let boot: Option<ObservedBoot> = optional(14)?.map(|text| from("a start after a boot", &text)).transpose()?;
-    let heals: Vec<Heal> = from("what was put back", &text(15)?)?;
-    Ok(Known {
-        alloc_id: text(0)?.parse().map_err(|e: shared::id::IdError| damaged("an id")(e.to_string()))?,
-        job: text(1)?.parse().map_err(|e: shared::id::IdError| damaged("a job")(e.to_string()))?,
-        place,
-        list,
-        leaving,
-        boot,
-        heals,
-        applied_ms: row.get(5).during("reading an allocation")?,
-        process,
-        action,
-        running,
-        drift,
-        unmanaged,
-        version: text(11)?,
-        purged: row.get(12).during("reading an allocation")?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use shared::{AllocId, BucketId};
+
     use super::*;
-    use shared::BucketId;
 
     #[test]
     fn it_survives_being_closed_and_counts_sessions() {
@@ -451,29 +284,43 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_first_schema_is_brought_to_this_one() {
+    fn a_document_is_parsed_once_for_all_reports_and_another_one_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
-        private_dir(&layout.own()).unwrap();
-        let first = TABLES.lines().filter(|line| !line.starts_with("  version") && !line.starts_with("  purged"));
-        let first = first.collect::<Vec<_>>().join("\n").replace("DEFAULT '[]',\n)", "DEFAULT '[]'\n)");
-        let made = Connection::open(layout.ledger()).unwrap();
-        made.execute_batch(&format!("{first} PRAGMA user_version = 1;")).unwrap();
-        drop(made);
+        let document = |generation| {
+            let fence = Fence { epoch: 1, update_seq: 1, generation };
+            let worker_id = shared::WorkerId::from_uuid(uuid::Uuid::from_u128(3));
+            let bucket_id = BucketId::from_uuid(uuid::Uuid::from_u128(1));
+            DesiredState {
+                bucket_id,
+                worker_id,
+                host: "w1".parse().unwrap(),
+                labels: vec![],
+                fence,
+                issued_at_ms: 0,
+                allocations: vec![],
+                prefetch: vec![],
+                operations: vec![],
+                hold: None,
+            }
+        };
+        let accept = |ledger: &Ledger, state: &DesiredState| {
+            let accepted = Accepted { fence: state.fence, hash: [7; 32] };
+            ledger.accept(&accepted, &serde_json::to_vec(state).unwrap()).unwrap();
+            Some(Last { accepted, essence: Some(state.essence()) })
+        };
         let (ledger, _) = Ledger::open(&layout).unwrap();
-        let alloc = AllocId::from_uuid(uuid::Uuid::from_u128(2));
-        let row = Known { version: "1.0.0".into(), purged: true, ..Known::new(alloc, "api".parse().unwrap()) };
-        ledger.save(&row).unwrap();
-        assert_eq!(ledger.row(alloc).unwrap(), Some(row));
-    }
-
-    #[test]
-    fn a_newer_ledger_is_refused_untouched() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
-        drop(Ledger::open(&layout).unwrap());
-        Connection::open(layout.ledger()).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        let problem = Ledger::open(&layout).unwrap_err();
-        assert!(problem.to_string().contains("schema is 99"), "{problem}");
+        assert_eq!(ledger.last().unwrap(), None);
+        let first = accept(&ledger, &document(1));
+        assert_eq!(ledger.last().unwrap(), first);
+        // Whoever looks at the document again would not find it any more.
+        let beside = Connection::open(layout.ledger()).unwrap();
+        beside.execute("UPDATE agent SET payload = x'00'", []).unwrap();
+        assert_eq!(ledger.last().unwrap(), first);
+        assert_eq!(Ledger::view(&layout).unwrap().last().unwrap().unwrap().essence, None, "a view keeps nothing");
+        let second = accept(&ledger, &document(2));
+        assert_ne!(first, second);
+        assert_eq!(ledger.last().unwrap(), second);
+        assert_eq!(Ledger::view(&layout).unwrap().last().unwrap(), second);
     }
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use shared::diagnostic::chain;
 use shared::{AllocId, BlobDigest, Bundle, Code, Diagnostic, Entry, JobName};
 
-use super::{Held, certificate_entries, sources};
+use super::job::certificate_entries;
+use super::{Held, sources};
 use crate::bundle::store::Store;
 use crate::catalog::{self, Catalog, certificates, kv, read};
 use crate::model::kv::{Keys, Namespace, Source, Value};

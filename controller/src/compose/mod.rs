@@ -6,6 +6,7 @@
 pub mod again;
 mod certificates;
 mod inputs;
+mod job;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,16 +18,14 @@ use thiserror::Error;
 
 use crate::build::Build;
 use crate::build::namespaces::Derived;
-use crate::bundle::store::{self, Batch, Store};
+use crate::bundle::store::{self, Store};
 use crate::catalog::{self, Catalog, bundles, certificates as rows, read};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
-use crate::model::cert::Issued;
-use crate::model::kv::{Asked, Namespace, Remembering, Source};
-use crate::model::{Allocation, FileKind, HookEvent, Job, Worker};
+use crate::model::{FileKind, HookEvent, Job, Worker};
 use crate::paths::BucketDir;
+use crate::render::Templates;
 use crate::render::template::Source as Text;
-use crate::render::{self, Context, Templates, Unrendered};
 use crate::secrets::{self, SealingKey};
 use crate::tally::Tally;
 use crate::tls;
@@ -200,7 +199,7 @@ pub fn compose(
             certificates::store(&mut batch, key, &pems)?;
         }
         live.set_pems(pems);
-        let mut one = OneJob {
+        let mut one = job::OneJob {
             job,
             templates: &templates,
             made: &made,
@@ -233,178 +232,12 @@ pub fn compose(
     Ok(composed)
 }
 
-/// One job whose inputs changed.
-struct OneJob<'a> {
-    job: &'a Job,
-    templates: &'a Templates,
-    made: &'a inputs::Made,
-    /// What it is made of now, of what its templates read at the last build.
-    before: Option<&'a inputs::MadeOf<'a>>,
-    /// Where certificates came or went.
-    touched: &'a BTreeSet<Host>,
-    live: &'a Arc<Live>,
-    workers: &'a BTreeMap<shared::WorkerId, Worker>,
-    certificates: &'a rows::OfJob,
-    ca: &'a Entry,
-    /// Jobs whose hooks may write values.
-    writers: &'a BTreeSet<JobName>,
-    tally: &'a Tally,
-    composed: &'a mut Composed,
-}
-
-impl OneJob<'_> {
-    fn compose(
-        &mut self,
-        allocations: &mut [Allocation],
-        old: Option<&Reads>,
-        batch: &mut Batch<'_>,
-        lists: &mut Lists<'_>,
-    ) -> Result<Result<(), Vec<Diagnostic>>, Failure> {
-        let values = Arc::new(Remembering::new(self.live.clone()));
-        let source: Arc<dyn Source> = values.clone();
-        let upstream: BTreeSet<JobName> =
-            self.job.spec.hooks.values().filter_map(|hook| hook.demand.as_ref()).map(|d| d.job.clone()).collect();
-        let upstream = Arc::new(upstream);
-        let outputs = self.templates.outputs();
-        let shipped = inputs::shipped(self.job, self.ca);
-        let same_shipped = old.is_some_and(|old| old.has_shipped(&shipped));
-        let mut kept = false;
-        for allocation in allocations.iter_mut().filter(|a| !a.removed) {
-            self.tally.add(1);
-            let Some(worker) = self.workers.get(&allocation.worker_id) else { continue };
-            let same = match (self.before, allocation.render_inputs) {
-                (Some(before), Some(inputs)) => before.rendering(allocation) == inputs,
-                (_, None) => self.templates.is_empty(),
-                _ => false,
-            };
-            if same && same_shipped && allocation.bundle.is_some() && !self.touched.contains(&allocation.host) {
-                kept = true;
-                continue;
-            }
-            let reused = if same { lists.entries(allocation.bundle, &outputs)? } else { None };
-            let rendered = match reused {
-                Some(entries) => {
-                    kept = true;
-                    entries
-                }
-                None => {
-                    let context = Context {
-                        bucket: self.made.bucket(),
-                        allocation,
-                        worker,
-                        upstream: &upstream,
-                        values: &source,
-                    };
-                    match render::render(self.templates, &context) {
-                        Ok(rendered) => {
-                            self.composed.rendered += rendered.len();
-                            for file in &rendered {
-                                let stored = match file.private {
-                                    true => batch.put_private(self.live.key(), &file.content),
-                                    false => batch.put(&file.content),
-                                };
-                                stored.map_err(Held::from)?;
-                            }
-                            rendered.iter().map(render::Rendered::entry).collect()
-                        }
-                        Err(failed) if may_come(&failed, self.writers) => {
-                            self.undecided(allocations, values.asked(), &failed).map_err(unreadable)?;
-                            return Ok(Ok(()));
-                        }
-                        // The same mistake on a thousand workers is one mistake.
-                        Err(failed) => return Ok(Err(failed.problems)),
-                    }
-                }
-            };
-            match render::bundle(self.job, rendered, self.certificates_of(allocation)) {
-                Ok(bundle) => allocation.bundle = Some(lists.put(bundle)?),
-                Err(error) => {
-                    let problem = Diagnostic::new(Code::PathConflict, error.to_string());
-                    return Ok(Err(vec![problem.at(format!("workspace/jobs/{}", self.job.name))]));
-                }
-            }
-        }
-        let mut reads = Reads::new(values.asked(), self.templates.uses_current_version(), &shipped);
-        if kept && let Some(old) = old {
-            reads.add(old);
-        }
-        self.composed.older_key |= self.templates.used_older_key();
-        for path in self.templates.volatile() {
-            self.composed.notes.push(format!(
-                "workspace/jobs/{}/{path} uses current_version: its content changes once more after every promotion, \
-                 and the job is rolled again",
-                self.job.name
-            ));
-        }
-        let made = self.made.of(self.job, self.certificates, &reads).map_err(unreadable)?;
-        for allocation in allocations.iter_mut().filter(|a| !a.removed) {
-            allocation.render_inputs = (!self.templates.is_empty()).then(|| made.rendering(allocation));
-        }
-        let inputs = made.all(allocations);
-        self.composed.jobs.insert(self.job.name.clone(), (inputs, reads));
-        Ok(Ok(()))
-    }
-
-    /// Its templates read what hooks have not written yet: what they come to is known when the job deploys.
-    fn undecided(
-        &mut self,
-        allocations: &mut [Allocation],
-        asked: BTreeMap<Namespace, Asked>,
-        failed: &Unrendered,
-    ) -> Result<(), String> {
-        for allocation in allocations.iter_mut().filter(|a| !a.removed) {
-            (allocation.bundle, allocation.render_inputs) = (None, None);
-        }
-        let reads = Reads::new(asked, self.templates.uses_current_version(), &inputs::shipped(self.job, self.ca));
-        let inputs = self.made.of(self.job, self.certificates, &reads)?.all(allocations);
-        self.composed.jobs.insert(self.job.name.clone(), (inputs, reads));
-        if let Some(problem) = failed.problems.first() {
-            let at = problem.at.as_deref().unwrap_or_default();
-            let name = &self.job.name;
-            self.composed.notes.push(format!(
-                "job {name}: {at}: {}; a hook is to write it, and the job's files are known when it deploys",
-                problem.message
-            ));
-        }
-        Ok(())
-    }
-
-    fn certificates_of(&self, allocation: &Allocation) -> Vec<Entry> {
-        certificate_entries(self.job, self.certificates, self.ca, &allocation.host)
-    }
-}
-
 /// Jobs that have a hook which may write variables and secrets.
 fn writers(jobs: &[Job]) -> BTreeSet<JobName> {
     let writes = |job: &&Job| {
         job.spec.hooks.values().any(|hook| hook.executed_on.iter().any(|event| *event != HookEvent::HealthCheck))
     };
     jobs.iter().filter(writes).map(|job| job.name.clone()).collect()
-}
-
-/// Whether nothing is wrong but values that hooks may still write.
-fn may_come(failed: &Unrendered, writers: &BTreeSet<JobName>) -> bool {
-    let written = |namespace: &Namespace| match namespace {
-        Namespace::JobVars(job) | Namespace::JobSecrets(job) => writers.contains(job),
-        _ => false,
-    };
-    failed.missing.as_ref().is_some_and(|missing| missing.iter().all(written))
-}
-
-/// The certificates of one allocation, as files of its bundle.
-fn certificate_entries(job: &Job, certificates: &rows::OfJob, ca: &Entry, host: &Host) -> Vec<Entry> {
-    let entry = |path: String, mode: u32, (blob, len): (shared::BlobDigest, u64), private: bool| {
-        path.parse().ok().map(|path| Entry { path, mode, len, blob, private })
-    };
-    let mut entries = vec![ca.clone()];
-    for name in job.spec.certs.keys() {
-        let issued: Option<&Issued> = certificates.get(&(name.clone(), host.clone()));
-        if let Some(issued) = issued {
-            entries.extend(entry(format!("certs/{name}.crt"), 0o644, issued.crt, false));
-            entries.extend(entry(format!("certs/{name}.key"), 0o600, issued.key, true));
-        }
-    }
-    entries
 }
 
 /// Bundles' lists on their way into the catalog: content by its digest, so that writing them before

@@ -21,11 +21,19 @@ fn one_direction_is_dead(way: Way) {
     link.carries(&fleet.agents[0]);
     fleet.agents[0].start();
     fleet.agents[0].wait_online(&fleet.bucket);
+    // Until its poll waits: it has said that it accepted the newest, and nothing more is said.
+    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0]]).expect(0);
     let mut seen = (0, 0);
     poll::until("its poll to wait", poll::LONG, || {
         let before = std::mem::replace(&mut seen, (link.bytes(Way::Up), link.bytes(Way::Down)));
-        std::thread::sleep(Duration::from_millis(400));
-        if seen == before && seen.0 > 0 { Ok(()) } else { Err(seen) }
+        std::thread::sleep(Duration::from_millis(500));
+        let why = fleet.bucket.maand(&["why", &fleet.hosts[0]]).expect(0).stdout;
+        let fence = |fact: &str| {
+            let line = why.lines().find_map(|line| line.trim().strip_prefix(fact))?;
+            line.split([' ', ',']).find(|word| !word.is_empty()).map(str::to_owned)
+        };
+        let is_told = fence("told").is_some() && fence("told") == fence("accepted");
+        if is_told && seen == before { Ok(()) } else { Err((seen, why)) }
     });
     link.silence(way);
     fleet.edit(&["api"], "2");

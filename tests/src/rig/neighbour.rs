@@ -13,8 +13,9 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use shared::Bundle;
 use shared::api::v1::desired::RunState;
 
+use super::Rig;
 use super::oracle;
-use super::point::{Agent, Rig, Way};
+use super::point::{Agent, Way};
 use super::scenario::{self, File, Wish};
 use super::sweep::Tally;
 use super::tree;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
+use super::Rig;
 use super::ground::{Cut, Ground};
-use super::point::{Hit, Rig, Seen};
+use super::point::{Hit, Seen};
 use super::scenario::{self, Scenario};
 
 /// How many states are applied beside a neighbour.
@@ -153,6 +154,9 @@ fn each_scenario(
             tally.points += 1;
             judge(kind, &name, &seen, tally, say);
         }
+        // The whole of it takes hours.
+        let (points, wrong, seconds) = (tally.points, tally.violations.len(), began.elapsed().as_secs());
+        eprintln!("{} up to {}: {points} points, {wrong} violations, {seconds} s", kind.word(), scenario.name);
     }
     Ok(())
 }
