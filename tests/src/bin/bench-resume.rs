@@ -9,6 +9,7 @@
 //! (4) megabytes have gone down the link, at RATE (20) megabytes a second. Prints how often it was cut, bytes over
 //! the link, time, reports that arrived meanwhile with the longest time between two, pings answered meanwhile with
 //! the longest, and the agent's most resident memory.
+#![allow(clippy::unwrap_used, reason = "a benchmark: a panic is how it fails")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
