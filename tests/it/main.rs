@@ -39,6 +39,7 @@ mod rerender;
 mod resume;
 mod rollout;
 mod rules;
+mod schemas;
 mod sim;
 mod terminal;
 mod why;
