@@ -36,6 +36,7 @@ mod packages;
 mod promises;
 mod recover;
 mod rerender;
+mod resume;
 mod rollout;
 mod rules;
 mod schemas;
