@@ -39,6 +39,7 @@ mod rerender;
 mod rollout;
 mod rules;
 mod sim;
+mod templates;
 mod terminal;
 mod why;
 mod worker_facts;
