@@ -41,5 +41,6 @@ mod rules;
 mod sim;
 mod templates;
 mod terminal;
+mod undumpable;
 mod why;
 mod worker_facts;
