@@ -27,15 +27,19 @@ pub const OPERATION_FAILPOINTS: &[&str] = &["operation::recorded", "operation::a
 /// That of a start after a boot.
 pub const BOOT_FAILPOINT: &str = "boot::recorded";
 
-/// Dies here if a test wants it.
+/// Dies here if a test wants it; or stands still, as a frozen machine does, where `MAAND_STOPPOINT` names the point.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static TIMES: AtomicUsize = AtomicUsize::new(0);
+    static STOPS: AtomicUsize = AtomicUsize::new(0);
     debug_assert!(
         FAILPOINTS.contains(&name) || OPERATION_FAILPOINTS.contains(&name) || name == BOOT_FAILPOINT,
         "{name} is not listed"
     );
+    if std::env::var("MAAND_STOPPOINT").is_ok_and(|point| point == name) && STOPS.fetch_add(1, Ordering::SeqCst) == 0 {
+        let _goes_on = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+    }
     let Ok(wanted) = std::env::var("MAAND_FAILPOINT") else { return };
     // A point's own name has two colons, its number one.
     let (point, number) = match wanted.rsplit_once(':') {

@@ -9,10 +9,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use shared::api::v1::want::{BundleAnswer, WantList};
+use shared::backoff::Backoff;
 use shared::pack::{self, PackError, Sink};
 use shared::{BlobDigest, Bundle, BundleDigest, Entry};
 use thiserror::Error;
@@ -20,12 +22,17 @@ use tokio::runtime::Handle;
 
 use crate::apply::tree::Tree;
 use crate::client::{Client, Failed};
-use crate::failpoint;
 use crate::state::durable;
 use crate::state::layout::Layout;
+use crate::{clock, failpoint};
 
 /// Bytes that a pack may have beyond its content: headers, and what does not compress.
 const PACK_SLACK: u64 = 1 << 20;
+
+/// A try that brought so many bytes before it was cut off is gone on with at once: the link breaks, and works.
+const PROGRESS: u64 = 64 << 10;
+/// The pause before that.
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(500));
 
 /// What the files of early downloads begin with.
 pub const EARLY: &str = "early-";
@@ -169,34 +176,42 @@ fn fetch_pack(
         .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
-    // What an earlier try brought is gone on with, if it is of the very same pack.
-    let have = file.metadata().map_err(failed("measure", &path))?.len();
-    let tag = std::fs::read_to_string(&tag_path).ok();
     let cap = wants.values().sum::<u64>().saturating_add(wants.len() as u64 * 1024).saturating_add(PACK_SLACK);
     let want = WantList { blobs: wants.keys().copied().collect(), private };
-    let began = {
-        let file = file.try_clone().map_err(failed("open", &path))?;
-        let tag_path = tag_path.clone();
-        move |tag: Option<String>, resumed: bool| {
-            if !resumed {
-                file.set_len(0)?;
+    let mut most = 0;
+    loop {
+        // What an earlier try brought is gone on with, if it is of the very same pack.
+        let have = file.metadata().map_err(failed("measure", &path))?.len();
+        let tag = std::fs::read_to_string(&tag_path).ok();
+        let began = {
+            let file = file.try_clone().map_err(failed("open", &path))?;
+            let tag_path = tag_path.clone();
+            move |tag: Option<String>, resumed: bool| {
+                if !resumed {
+                    file.set_len(0)?;
+                }
+                match tag {
+                    // Only a download that takes longer than a moment needs to be gone on with; the tag
+                    // is written without being flushed: a lost one costs bytes, never correctness.
+                    Some(tag) => std::fs::write(&tag_path, tag),
+                    None => Ok(()),
+                }
             }
-            match tag {
-                // Only a download that takes longer than a moment needs to be gone on with; the tag
-                // is written without being flushed: a lost one costs bytes, never correctness.
-                Some(tag) => std::fs::write(&tag_path, tag),
-                None => Ok(()),
-            }
-        }
-    };
-    let fetched = net.block_on(client.pack(&want, have, tag.as_deref(), cap, began, &mut file));
-    let fetched = fetched.map_err(|source| Error::Call { what: "a pack", source });
-    if let Err(error) = fetched {
+        };
+        most = have.max(most);
+        let Err(source) = net.block_on(client.pack(&want, have, tag.as_deref(), cap, began, &mut file)) else { break };
         // A controller that is busy, or had trouble, has the rest of the same pack later.
-        if matches!(&error, Error::Call { source: Failed::TooLong(_) | Failed::Refused { status: ..429, .. }, .. }) {
+        if matches!(&source, Failed::TooLong(_) | Failed::Refused { status: ..429, .. }) {
             drop(std::fs::remove_file(&path));
         }
-        return Err(error);
+        let has = file.metadata().map_err(failed("measure", &path))?.len();
+        // Each try has more than any before it, so they are few. A controller that wants this pack here no more
+        // refuses the next one.
+        if !matches!(&source, Failed::Transport(_) | Failed::TooSlow(..)) || has < most.saturating_add(PROGRESS) {
+            return Err(Error::Call { what: "a pack", source });
+        }
+        tracing::debug!(has, error = shared::diagnostic::chain(&source), "pack_cut_off");
+        std::thread::sleep(AGAIN.delay(1, clock::random()));
     }
     failpoint::hit("fetch::after_pack");
     let read = File::open(&path).map_err(failed("open", &path))?;

@@ -307,7 +307,15 @@ impl Workshop {
             (Work::Make { .. } | Work::Logs { .. } | Work::Unknown, _) => return,
         };
         let source = Source::Operation { operation_id: asked.id };
-        let spec = run::Spec { dir: place, program, timeout_s: asked.timeout_s, env, source, run_id: asked.run_id };
+        let spec = run::Spec {
+            dir: place,
+            program,
+            timeout_s: asked.timeout_s,
+            env,
+            source,
+            run_id: asked.run_id,
+            until: None,
+        };
         let scope = run::scope(asked.work.job().map_or("script", |job| job.as_str()), &asked.id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);
         let tick = || drop(shipping.send(&self.net, &self.client, false));

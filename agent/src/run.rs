@@ -49,6 +49,13 @@ pub fn perform(dir: &Path, spec: &Spec, scope: Option<&str>, mut tick: impl FnMu
     Ok(ended)
 }
 
+/// Removes all that is of a run that did not begin, so that it can be begun anew.
+pub fn forget(dir: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "run_not_forgotten");
+    }
+}
+
 /// The name of the scope of a run, on a machine whose first process is systemd and under root.
 pub fn scope(job: &str, action: &str) -> Option<String> {
     // sd_booted(3): exactly this directory.
@@ -219,6 +226,7 @@ mod tests {
 
     use super::between::perform_program;
     use super::*;
+    use crate::reconcile::grant::Moment;
 
     fn spec(dir: &Path, makefile: &str, timeout_s: u64) -> Spec {
         std::fs::write(dir.join("Makefile"), makefile).unwrap();
@@ -231,7 +239,7 @@ mod tests {
         };
         let (dir, env) = (dir.to_owned(), [("PATH".into(), path)].into());
         let program = Program::Make { target: "start".into() };
-        Spec { dir, program, timeout_s, env, source, run_id: RunId::from_uuid(id(2)) }
+        Spec { dir, program, timeout_s, env, source, run_id: RunId::from_uuid(id(2)), until: None }
     }
 
     fn run(makefile: &str, timeout_s: u64) -> (Ended, Option<String>, tempfile::TempDir) {
@@ -240,6 +248,26 @@ mod tests {
         std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
         perform_program(dir.path()).unwrap();
         (settle(dir.path(), None, || {}), tail(dir.path()), dir)
+    }
+
+    #[test]
+    fn what_may_begin_until_a_moment_does_not_begin_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = clock::moment();
+        let soon = Moment { steady_ms: now.steady_ms + 60_000, wall_ms: now.wall_ms + 60_000 };
+        for (until, begins) in [
+            (soon, true),
+            (Moment { steady_ms: now.steady_ms, ..soon }, false),
+            (Moment { wall_ms: now.wall_ms, ..soon }, false),
+        ] {
+            let spec = Spec { until: Some(until), ..spec(dir.path(), "start:\n\t@touch begun-it\n", 20) };
+            std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+            perform_program(dir.path()).unwrap();
+            let ended = settle(dir.path(), None, || {});
+            let began = std::fs::remove_file(dir.path().join("begun-it")).is_ok();
+            assert_eq!((began, ended.too_late, ended.outcome == Outcome::Ok), (begins, !begins, begins), "{until:?}");
+            std::fs::remove_file(dir.path().join("result.json")).unwrap();
+        }
     }
 
     #[test]

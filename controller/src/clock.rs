@@ -26,6 +26,26 @@ pub fn instant() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+/// Time that goes forward at the pace of the machine, whoever sets its clock: what that said when this was made,
+/// and what the monotonic clock has counted since. A time that the machine sleeps does not count.
+#[derive(Debug, Clone, Copy)]
+pub struct Steady {
+    wall_ms: i64,
+    began: std::time::Instant,
+}
+
+impl Steady {
+    /// From now on.
+    pub fn begin() -> Self {
+        Self { wall_ms: now_ms(), began: instant() }
+    }
+
+    /// Milliseconds since 1970 UTC, by this.
+    pub fn now_ms(&self) -> i64 {
+        self.wall_ms.saturating_add(i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
 /// A moment, `2026-11-23 22:15:10 UTC`.
 pub fn time(ms: i64) -> String {
     match jiff::Timestamp::from_millisecond(ms) {

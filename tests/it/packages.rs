@@ -53,6 +53,7 @@ fn the_same_bytes_each_time_and_whole_to_those_who_read_them() {
                     "etc/maand/agent.toml",
                     "system/maand-agent@.service",
                     "man1/maand-agent-leave.1.gz",
+                    "doc/maand-agent/THIRD-PARTY.gz",
                 ]
             } else {
                 &[
@@ -60,6 +61,7 @@ fn the_same_bytes_each_time_and_whole_to_those_who_read_them() {
                     "sysusers.d/maand.conf",
                     "completions/maand",
                     "examples/hello/workspace/workers.json",
+                    "doc/maand/THIRD-PARTY.gz",
                 ]
             };
             for path in expected {
@@ -78,6 +80,9 @@ fn the_same_bytes_each_time_and_whole_to_those_who_read_them() {
         if let Some(listed) = said(&["rpm", "-qlp"], rpm) {
             assert!(listed.contains("/usr/lib/systemd/system/maand-"), "{listed}");
         }
+        if let Some(licences) = said(&["rpm", "-qp", "--licensefiles"], rpm) {
+            assert!(licences.lines().any(|line| line.ends_with("/THIRD-PARTY.gz")), "{licences}");
+        }
         if let Some(scripts) = said(&["rpm", "-qp", "--scripts"], rpm) {
             assert!(scripts.contains("refuse_older") && scripts.contains("after_upgrade"), "{scripts}");
         }
@@ -86,5 +91,37 @@ fn the_same_bytes_each_time_and_whole_to_those_who_read_them() {
         let tar = zstd::decode_all(std::fs::File::open(archive).unwrap()).unwrap();
         let text = String::from_utf8_lossy(&tar);
         assert!(text.contains("maand-0.1.0-linux-") && text.contains("/INSTALL"));
+        terms(&tar);
     }
+}
+
+/// What is linked in is named with its licence and its text, for each program by itself.
+fn terms(archive: &[u8]) {
+    let mut found = 0;
+    for entry in tar::Archive::new(archive).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().display().to_string();
+        if !path.ends_with("/THIRD-PARTY.gz") {
+            continue;
+        }
+        found += 1;
+        let mut page = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&mut entry), &mut page).unwrap();
+        for words in
+            ["\n[1] LICENSE of maand\n", "Apache License", "SQLite (C)", "AWS-LC", "Zstandard (C)", "\nrusqlite 0."]
+        {
+            assert!(page.contains(words), "{path}: {words}");
+        }
+        assert_eq!(page.contains("\nminijinja 3."), path.contains("/maand/"), "templates are the controller's: {path}");
+        let (list, texts) = page.split_once("\n====").unwrap();
+        let listed = |line: &str| line.contains(": ") && line.contains('[');
+        let crates: Vec<&str> =
+            list.lines().skip(4).filter(|line| !line.starts_with(' ') && !line.is_empty()).collect();
+        assert!(crates.len() > 50 && crates.iter().all(|line| listed(line)), "{path}: {list}");
+        let last =
+            crates.iter().flat_map(|line| line.split('[')).filter_map(|part| part.split(']').next()?.parse().ok());
+        let last: usize = last.max().unwrap();
+        assert!(texts.contains(&format!("\n[{last}] ")), "{path}: text {last}");
+    }
+    assert_eq!(found, 2);
 }

@@ -2,6 +2,7 @@
 //! the next deploy tells the truth.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use harness::agents::Agent;
@@ -175,4 +176,103 @@ fn an_older_catalog_in_place_is_noticed_by_the_mark_and_late_agents_are_heard_la
     assert_eq!(ran(&agents, "api"), before);
     bucket.maand(&["deploy", "-b"]).expect(0);
     assert_eq!(ran(&agents, "api"), before);
+}
+
+/// All that is in a worker's jobs: paths, when each was written, and what is in it.
+fn tree(agent: &Agent) -> Vec<(PathBuf, std::time::SystemTime, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut dirs = vec![agent.bucket_dir().join("jobs")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let about = path.symlink_metadata().unwrap();
+            match about.is_dir() {
+                true => dirs.push(path),
+                false => files.push((path.clone(), about.modified().unwrap(), std::fs::read(&path).unwrap())),
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_backup_of_long_ago_takes_nobody_back_and_a_worker_that_it_does_not_know_is_left_alone() {
+    let bucket = bucket();
+    bucket.setting("pickup_timeout = 5");
+    let hosts = hosts(&bucket, 3);
+    bucket.workers(&hosts[..2], &["all"]);
+    let api = |version: &str| {
+        bucket.recording_job("api", &json!({"selectors": ["all"], "version": version}));
+        bucket.write("workspace/jobs/api/app.conf", version);
+    };
+    api("1.0.0");
+    bucket.maand(&["build"]).expect(0);
+    let mut serve = bucket.serve();
+    let mut agents = agents(&bucket, &hosts[..2]);
+    bucket.maand(&["deploy"]).expect(0);
+    let archive = bucket.dir().join("old.tar.zst");
+    bucket.maand(&["backup", archive.to_str().unwrap()]).expect(0);
+
+    api("2.0.0");
+    bucket.maand(&["deploy", "-b"]).expect(0);
+    api("3.0.0");
+    bucket.workers(&hosts, &["all"]);
+    bucket.maand(&["build"]).expect(0);
+    agents.push(Agent::join(&bucket, &hosts[2]));
+    bucket.maand(&["deploy"]).expect(0);
+    let ran_before = ran(&agents, "api");
+    assert_eq!(ran_before[0], "start 0.0.0 1.0.0\nrestart 1.0.0 2.0.0\nrestart 2.0.0 3.0.0\n");
+    assert_eq!(ran_before[2], "start 0.0.0 3.0.0\n");
+    let before: Vec<_> = agents.iter().map(tree).collect();
+    let now = |agents: &[Agent]| agents.iter().map(tree).collect::<Vec<_>>();
+    let newest = bucket.dir().join("workspace");
+    let copied = std::process::Command::new("cp").arg("-r").arg(bucket.path("workspace")).arg(&newest).status();
+    assert!(copied.unwrap().success());
+
+    // Put back, and served as if nothing were the matter.
+    serve.stop(Duration::from_secs(20));
+    restore(&bucket, &archive);
+    let _serve = bucket.serve();
+    poll::until("both known agents to be heard of", poll::LONG, || {
+        let refused = bucket.maand(&["deploy"]).expect(1).stderr;
+        let is_told = refused.contains("MD0069") && refused.contains("maand recover");
+        if is_told && hosts[..2].iter().all(|host| refused.contains(host)) { Ok(()) } else { Err(refused) }
+    });
+    assert!(bucket.read("logs/maand.log").contains("issuing_stopped"));
+    poll::until("the third one to be told", poll::LONG, || {
+        let said = agents[2].process().printed();
+        if said.contains("this controller's catalog does not know the certificate") { Ok(()) } else { Err(said) }
+    });
+    assert!(now(&agents) == before, "nothing is taken back, restarted or removed: {:?}", ran(&agents, "api"));
+
+    // The way on, as docs/guides/backup.md says.
+    bucket.maand(&["recover"]).expect(0);
+    assert_eq!(info(&bucket).0, 2);
+    std::fs::remove_dir_all(bucket.path("workspace")).unwrap();
+    std::fs::rename(&newest, bucket.path("workspace")).unwrap();
+    bucket.maand(&["build"]).expect(0);
+    hosts[..2].iter().for_each(|host| drop(bucket.maand(&["agent", "ping", host]).expect(0)));
+    agents[2].kill();
+    agents[2].enrol_again(&bucket).expect(0);
+    agents[2].start();
+    // It has been told more than this catalog ever told it: once more nothing is issued until it was heard.
+    poll::until("the third one to be heard of", poll::LONG, || {
+        let log = bucket.read("logs/maand.log");
+        if log.matches("issuing_stopped").count() == 2 { Ok(()) } else { Err(log) }
+    });
+    let refused = bucket.maand(&["deploy"]).expect(1).stderr;
+    assert!(refused.contains("MD0069") && refused.contains(&format!("the agent of {}", hosts[2])), "{refused}");
+    assert!(now(&agents) == before);
+    bucket.maand(&["recover"]).expect(0);
+    assert_eq!(info(&bucket).0, 3);
+    let dry = bucket.maand(&["deploy", "-n"]).expect(0).stdout;
+    assert!(dry.contains("no deployment required"), "{dry}");
+    bucket.maand(&["deploy"]).expect(0);
+    assert!(now(&agents) == before, "all is in line, and nothing was run: {:?}", ran(&agents, "api"));
+    api("4.0.0");
+    bucket.maand(&["deploy", "-b"]).expect(0);
+    for (agent, before) in agents.iter().zip(&ran_before) {
+        assert_eq!(agent.read("api", "data/ran"), format!("{before}restart 3.0.0 4.0.0\n"), "{}", agent.host);
+    }
 }

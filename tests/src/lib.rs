@@ -5,6 +5,7 @@
 //! - [`bucket`]: a bucket in a temporary directory, and `maand` run in it
 //! - [`agents`]: agents as real processes
 //! - [`light`]: agents by the hundred, in the process of the test
+//! - [`link`]: the way between an agent and its controller, as bad as a test wants it
 //! - [`process`]: a child that is ended when its test ends
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
@@ -17,6 +18,7 @@ pub mod agents;
 pub mod booted;
 pub mod bucket;
 pub mod light;
+pub mod link;
 pub mod namespace;
 pub mod outside;
 pub mod poll;

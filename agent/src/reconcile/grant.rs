@@ -2,13 +2,14 @@
 //! still holds is fresh: a worker that comes out of a partition, or whose agent was started anew, asks first, so
 //! that nothing is done after its batch was given up (`shared::api::LEASE_MS` has the sum).
 
+use serde::{Deserialize, Serialize};
 use shared::api::v1::desired::{Fence, Hold};
 use shared::text::clean;
 
 use super::{Place, Row, Step};
 
 /// A moment, by two clocks: the steady one stands still while a machine is frozen, and the other one may be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Since the machine was started, sleep included, milliseconds.
     pub steady_ms: u64,
@@ -17,10 +18,14 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// How long ago that was: the greater of what the two clocks say.
-    fn until_ms(self, now: Self) -> u64 {
-        let wall = u64::try_from(now.wall_ms.saturating_sub(self.wall_ms)).unwrap_or(0);
-        now.steady_ms.saturating_sub(self.steady_ms).max(wall)
+    /// Whether neither clock is there yet, of the same start of the same machine.
+    pub fn is_ahead_of(self, now: Self) -> bool {
+        now.steady_ms < self.steady_ms && now.wall_ms < self.wall_ms
+    }
+
+    fn after_ms(self, ms: u64) -> Self {
+        let wall_ms = self.wall_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
+        Self { steady_ms: self.steady_ms.saturating_add(ms), wall_ms }
     }
 }
 
@@ -38,7 +43,13 @@ pub struct Grant {
 impl Grant {
     /// Whether it is good for `fence` at `now`.
     pub fn covers(&self, fence: Fence, now: Moment) -> bool {
-        self.fence == fence && self.asked.until_ms(now) < self.lease_ms
+        self.until(fence, now).is_some()
+    }
+
+    /// Until when it is good for `fence`, if it is at `now`.
+    pub fn until(&self, fence: Fence, now: Moment) -> Option<Moment> {
+        let until = self.asked.after_ms(self.lease_ms);
+        (self.fence == fence && until.is_ahead_of(now)).then_some(until)
     }
 }
 

@@ -52,13 +52,19 @@ pub(super) fn perform_program(dir: &Path) -> io::Result<()> {
     let cancel = matches!(spec.source, Source::Operation { .. }).then(|| dir.join(CANCEL));
     let took = || u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
     let unwanted = || cancel.as_ref().is_some_and(|cancel| cancel.is_file());
+    let late = || spec.until.is_some_and(|until| !until.is_ahead_of(clock::moment()));
     // Somebody may be at work by hand.
     let alone = match (&spec.program, own(dir), spec.dir.file_name().and_then(|name| name.to_str())) {
-        (Program::Make { .. }, Some(own), Some(job)) => Some(alone::take(own, job, end, unwanted)?),
+        (Program::Make { .. }, Some(own), Some(job)) => Some(alone::take(own, job, end, || unwanted() || late())?),
         _ => None,
     };
+    // Asked last of all: the agent, the machine, systemd or somebody's work by hand may have taken any time.
+    if late() {
+        let ended = Ended { too_late: true, ..Ended::without(Outcome::Interrupted) };
+        return record("result.json", &serde_json::to_vec(&ended)?);
+    }
     if matches!(alone, Some(None)) {
-        let ended = Ended { outcome: Outcome::TimedOut, duration_ms: took(), cancelled: unwanted() };
+        let ended = Ended { duration_ms: took(), cancelled: unwanted(), ..Ended::without(Outcome::TimedOut) };
         return record("result.json", &serde_json::to_vec(&ended)?);
     }
     let child = spec
@@ -76,7 +82,7 @@ pub(super) fn perform_program(dir: &Path) -> io::Result<()> {
         Ok(child) => wait(child, name, end, cancel.as_deref()),
         Err(error) => (Outcome::Refused { reason: format!("{name} cannot be run: {error}") }, false),
     };
-    record("result.json", &serde_json::to_vec(&Ended { outcome, duration_ms: took(), cancelled })?)
+    record("result.json", &serde_json::to_vec(&Ended { duration_ms: took(), cancelled, ..Ended::without(outcome) })?)
 }
 
 /// The agent's own directory, in which the directory of a run is.

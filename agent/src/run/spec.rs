@@ -10,6 +10,7 @@ use shared::api::v1::logs::Source;
 use shared::api::v1::report::Outcome;
 
 use crate::facts;
+use crate::reconcile::grant::Moment;
 
 /// What to run; `spec.json` of the run's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Spec {
     pub source: Source,
     /// The same.
     pub run_id: RunId,
+    /// Until when it may begin; any time without one.
+    #[serde(default)]
+    pub until: Option<Moment>,
 }
 
 /// A program to run.
@@ -92,11 +96,14 @@ pub struct Ended {
     /// It was ended because [`cancel`](super::cancel) asked; the outcome says nothing.
     #[serde(default)]
     pub cancelled: bool,
+    /// It was not begun: the moment until which it might be was over. The outcome says nothing.
+    #[serde(default)]
+    pub too_late: bool,
 }
 
 impl Ended {
     /// Without a run.
     pub fn without(outcome: Outcome) -> Self {
-        Self { outcome, duration_ms: 0, cancelled: false }
+        Self { outcome, duration_ms: 0, cancelled: false, too_late: false }
     }
 }

@@ -24,7 +24,7 @@ use crate::failpoint;
 use crate::operations::Entry;
 use crate::reconcile::{Accepted, Row as Known};
 
-pub use schema::SCHEMA;
+pub use schema::{MIGRATIONS, SCHEMA};
 
 /// Why the ledger could not be used.
 #[derive(Debug, Error)]
@@ -107,6 +107,7 @@ impl Ledger {
             return Err(state_problem(layout).note("there is none yet").remedy("start maand-agent run"));
         }
         let connection = connect(layout).map_err(|error| failed(&error))?;
+        schema::check(&connection, layout)?;
         Ok(Self::with(connection, None))
     }
 

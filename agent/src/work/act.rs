@@ -29,6 +29,8 @@ impl Workshop {
         action: &DesiredAction,
     ) -> Result<(), Held> {
         let Some(target) = action.kind.make_target() else { return Ok(()) };
+        // Who is at work by hand is waited for before anything is on record; the controller is asked again after it.
+        drop(self.alone(&row)?);
         self.transient.phase(row.alloc_id, &row.job, Phase::Running);
         let started_ms = clock::now_ms();
         let before = row.clone();
@@ -39,11 +41,12 @@ impl Workshop {
         self.save(&row)?;
         self.stirred.notify_one();
         failpoint::hit("run::recorded");
-        if !self.may_begin(desired.fence) {
-            // It took that long to write it down: nothing was begun under the id.
+        // It may take that long to write it down, or to get to make: then nothing was begun under the id.
+        let too_late = || {
             self.save(&before)?;
-            return Err(Held::Unconfirmed("the controller's word was too old by then; it is asked again".to_owned()));
-        }
+            Err(Held::Unconfirmed("the controller's word was too old by then; it is asked again".to_owned()))
+        };
+        let Some(until) = self.may_begin_until(desired.fence) else { return too_late() };
         let dir = self.layout.run(&action.id.to_string());
         let spec = run::Spec {
             dir: self.layout.job(&row.job),
@@ -52,11 +55,16 @@ impl Workshop {
             env: environment(desired, wanted),
             source: Source::Action { action_id: action.id, job: row.job.clone(), target: target.to_owned() },
             run_id: action.run_id,
+            until: Some(until),
         };
         let scope = run::scope(row.job.as_str(), &action.id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);
         let tick = || drop(shipping.send(&self.net, &self.client, false));
         let ended = match run::perform(&dir, &spec, scope.as_deref(), tick) {
+            Ok(ended) if ended.too_late => {
+                run::forget(&dir);
+                return too_late();
+            }
             Ok(ended) => ended,
             Err(error) => {
                 run::Ended::without(Outcome::Refused { reason: format!("make {target} cannot be started: {error}") })

@@ -165,6 +165,7 @@ impl Workshop {
             // What the logs call it: an action of no deploy.
             source: Source::Action { action_id: id, job: row.job.clone(), target: "boot".to_owned() },
             run_id,
+            until: None,
         };
         let scope = run::scope(row.job.as_str(), &id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);

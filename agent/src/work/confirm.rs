@@ -7,7 +7,7 @@ use shared::diagnostic::chain;
 use super::{Held, Workshop, lock};
 use crate::client::{Answer, Polled};
 use crate::clock;
-use crate::reconcile::grant::{Grant, on_hold};
+use crate::reconcile::grant::{Grant, Moment, on_hold};
 
 impl Workshop {
     /// The controller has said that a desired state is its newest.
@@ -22,7 +22,12 @@ impl Workshop {
 
     /// Whether what `fence` asks for may be begun now.
     pub(super) fn may_begin(&self, fence: Fence) -> bool {
-        lock(&self.grant).is_some_and(|grant| grant.covers(fence, clock::moment()))
+        self.may_begin_until(fence).is_some()
+    }
+
+    /// Until when what `fence` asks for may be begun, if it may now.
+    pub(super) fn may_begin_until(&self, fence: Fence) -> Option<Moment> {
+        lock(&self.grant).and_then(|grant| grant.until(fence, clock::moment()))
     }
 
     /// Asks, unless that was answered a moment ago.

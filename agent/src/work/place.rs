@@ -108,7 +108,7 @@ impl Workshop {
     }
 
     /// The job's lock: whoever moves its files has it.
-    fn alone(&self, row: &Row) -> Result<alone::Alone, Held> {
+    pub(super) fn alone(&self, row: &Row) -> Result<alone::Alone, Held> {
         let taken = alone::try_take(&self.layout.own(), row.job.as_str());
         let taken = taken.map_err(|error| Held::Apply(chain(&error)))?;
         taken.ok_or_else(|| Held::Apply("maand-agent make is at work on it".to_owned()))

@@ -2,11 +2,14 @@
 //! version to the next costs one compression, and a broken download can go on where it stopped.
 #![expect(clippy::disallowed_methods, reason = "edge: the cache of packs")]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shared::digest::HashingReader;
 use shared::{BlobDigest, PackDigest, pack};
 use thiserror::Error;
 
@@ -54,6 +57,29 @@ pub enum Error {
     TooLarge(u64),
 }
 
+/// A blob on its way into a pack.
+struct Checked<'a> {
+    inner: Option<HashingReader<File>>,
+    blob: BlobDigest,
+    damaged: &'a Cell<u32>,
+}
+
+impl Read for Checked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.inner.as_mut().map_or(Ok(0), |inner| inner.read(buffer))
+    }
+}
+
+impl Drop for Checked<'_> {
+    fn drop(&mut self) {
+        let Some((actual, _)) = self.inner.take().map(HashingReader::finish) else { return };
+        if actual != self.blob {
+            self.damaged.set(self.damaged.get() + 1);
+            tracing::error!(blob = %self.blob, "blob_damaged: remove its file and run maand build");
+        }
+    }
+}
+
 /// The packs of a bucket.
 #[derive(Debug)]
 pub struct Packs {
@@ -92,22 +118,26 @@ impl Packs {
         };
         let made = {
             let _one = maker.lock().unwrap_or_else(PoisonError::into_inner);
-            if path.is_file() { Ok(()) } else { self.make(&digest, wants, &path) }
+            if path.is_file() { Ok(None) } else { self.make(&digest, wants, &path) }
         };
         self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
-        made?;
         let failed = |operation| {
             let path = path.clone();
             move |source| Error::File { operation, path, source }
         };
-        let file = File::open(&path).map_err(failed("open"))?;
+        let file = match made? {
+            Some(damaged) => damaged,
+            None => File::open(&path).map_err(failed("open"))?,
+        };
         // What is used last is removed last.
         drop(file.set_modified(std::time::SystemTime::now()));
         let len = file.metadata().map_err(failed("measure"))?.len();
         Ok((digest, file, len))
     }
 
-    fn make(&self, digest: &PackDigest, wants: &BTreeMap<BlobDigest, u64>, path: &Path) -> Result<(), Error> {
+    /// Makes the file. One that has a damaged blob in it gets no name, and is returned: its other blobs are good,
+    /// and whoever mends the store is not answered with the damage again.
+    fn make(&self, digest: &PackDigest, wants: &BTreeMap<BlobDigest, u64>, path: &Path) -> Result<Option<File>, Error> {
         let temporary = self.dir.join(format!("tmp-{}-{}", std::process::id(), digest.hex()));
         let failed = |operation, path: &Path| {
             let path = path.to_owned();
@@ -120,11 +150,20 @@ impl Packs {
             }
         }
         let file = File::create(&temporary).map_err(failed("create", &temporary))?;
-        let open = |blob: &BlobDigest| self.store.open_blob(blob).map_err(std::io::Error::other);
+        let damaged = Cell::new(0u32);
+        let open = |blob: &BlobDigest| {
+            let file = self.store.open_blob(blob).map_err(std::io::Error::other)?;
+            Ok(Checked { inner: Some(HashingReader::new(file)), blob: *blob, damaged: &damaged })
+        };
         let written = pack::write(wants, open, std::io::BufWriter::new(file));
-        let made = written
-            .map_err(|source| Error::Write { digest: *digest, source })
-            .and_then(|()| std::fs::rename(&temporary, path).map_err(failed("name", path)));
+        let made = written.map_err(|source| Error::Write { digest: *digest, source }).and_then(|()| {
+            if damaged.get() == 0 {
+                return std::fs::rename(&temporary, path).map(|()| None).map_err(failed("name", path));
+            }
+            let file = File::open(&temporary).map_err(failed("open", &temporary))?;
+            std::fs::remove_file(&temporary).map_err(failed("remove", &temporary))?;
+            Ok(Some(file))
+        });
         if made.is_err() {
             drop(std::fs::remove_file(&temporary));
         }

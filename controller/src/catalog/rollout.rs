@@ -280,6 +280,14 @@ pub fn lease(connection: &Connection, run: RunId, owner: &str, until_ms: i64, no
     Ok(taken == 1)
 }
 
+/// Whether `owner` has the lease, and nobody took it since.
+pub fn has_lease(connection: &Connection, run: RunId, owner: &str) -> Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM rollout WHERE run_id = ?1 AND lease_owner = ?2")
+        .and_then(|mut select| select.exists(params![run.to_string(), owner]))
+        .during("reading the lease of a rollout")
+}
+
 /// The rollout has ended, or is paused; nothing is written when somebody else drives it by now.
 pub fn end(connection: &Connection, run: RunId, owner: &str, state: State, now_ms: i64) -> Result<()> {
     connection

@@ -1,11 +1,11 @@
-//! Edge: the catalog's schema, by version. Migrations are embedded; each runs in one transaction.
+//! Edge: the catalog's schema, by version. Migrations are embedded; all that a catalog lacks are one transaction.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::{During, Error, Result};
 
 /// One script per version, from 1 on. A released script is never edited.
-const MIGRATIONS: &[&str] = &[
+pub const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001.sql"),
     include_str!("../../migrations/0002.sql"),
     include_str!("../../migrations/0003.sql"),
@@ -45,14 +45,16 @@ pub fn check(connection: &Connection) -> Result<()> {
     }
 }
 
-/// Brings a catalog to [`CURRENT`]; a newer one is refused, untouched.
+/// Brings a catalog to [`CURRENT`]; a newer one is refused, untouched. Cut off at any point, it is what it was or what
+/// it is to be: a copy that was made of it before is a copy of what is there.
 pub fn migrate(connection: &mut Connection) -> Result<()> {
-    let found = known(connection)?;
-    for (at, script) in MIGRATIONS.iter().enumerate().skip(found as usize) {
-        let transaction = connection.transaction().during("beginning a migration")?;
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).during("beginning a migration")?;
+    // Looked at in here: another process may have been sooner.
+    let found = known(&transaction)?;
+    for script in MIGRATIONS.iter().skip(found as usize) {
         transaction.execute_batch(script).during("migrating it")?;
-        transaction.pragma_update(None, "user_version", at as u32 + 1).during("recording its schema version")?;
-        transaction.commit().during("committing a migration")?;
     }
-    Ok(())
+    transaction.pragma_update(None, "user_version", CURRENT).during("recording its schema version")?;
+    transaction.commit().during("committing a migration")
 }

@@ -22,7 +22,7 @@ use shared::{ActionId, Diagnostic, Host, JobName, RunId, WorkerId};
 
 use crate::catalog::rollout::{self as rows, Header, Request, State};
 use crate::catalog::{self, Catalog, holds, kv, observed, publish, read};
-use crate::clock;
+use crate::clock::{self, Steady};
 use crate::model::Snapshot;
 use crate::paths::BucketDir;
 use crate::plan::{Options, Plan};
@@ -95,6 +95,11 @@ pub struct Driver {
     pub problems: BTreeMap<JobName, Vec<Diagnostic>>,
     /// What each agent was last seen to have accepted.
     accepted: BTreeMap<WorkerId, Fence>,
+    /// The machine's time. Its waits are of this driver's life alone: one that takes over waits anew, and nobody who
+    /// sets the clock ends one early, in which an agent may still begin what was taken back.
+    steady: Steady,
+    /// Somebody else has the lease.
+    is_lost: bool,
 }
 
 /// How driving ended.
@@ -134,7 +139,7 @@ impl Driver {
         attended: Attended,
         run: RunId,
     ) -> catalog::Result<Self> {
-        let (owner, now_ms) = (owner(), clock::now_ms());
+        let (owner, now_ms, steady) = (owner(), clock::now_ms(), Steady::begin());
         let mut rollout = Rollout::new(plan, limits);
         let update_seq = catalog.write(|tx| {
             // Read again under the write lock: another deploy may have moved it.
@@ -157,7 +162,20 @@ impl Driver {
         let attended = attended == Attended::Here;
         let (options, snapshot) = (options.clone(), Arc::new(snapshot.clone()));
         let (problems, accepted) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { run, update_seq, owner, attended, options, snapshot, is_stale: false, rollout, problems, accepted })
+        Ok(Self {
+            run,
+            update_seq,
+            owner,
+            attended,
+            options,
+            snapshot,
+            is_stale: false,
+            rollout,
+            problems,
+            accepted,
+            steady,
+            is_lost: false,
+        })
     }
 
     /// Goes on with a rollout whose driver is gone; `None` when its lease is still held.
@@ -171,7 +189,8 @@ impl Driver {
             Ok(Some((rows::load_jobs(tx, run)?, read::snapshot(tx)?)))
         })?;
         Ok(jobs.map(|(jobs, snapshot)| {
-            let rollout = Rollout::resumed(jobs, limits, now_ms);
+            let steady = Steady::begin();
+            let rollout = Rollout::resumed(jobs, limits, steady.now_ms());
             let is_stale = snapshot.built_at_ms != open.built_ms;
             Self {
                 run,
@@ -184,6 +203,8 @@ impl Driver {
                 rollout,
                 problems: BTreeMap::new(),
                 accepted: BTreeMap::new(),
+                steady,
+                is_lost: false,
             }
         }))
     }
@@ -223,20 +244,23 @@ impl Driver {
     ) -> catalog::Result<Ended> {
         let context = Context { bucket, progress, hands };
         let roused = self.rollout.rouse();
-        self.carry_out(catalog, &context, &roused, &[], clock::now_ms(), true)?;
+        self.carry_out(catalog, &context, &roused, &[], self.steady.now_ms(), true)?;
         let mut mark = 0;
         let mut version = None;
         let mut stepped_ms = 0;
-        let mut renewed_ms = clock::now_ms();
+        let mut renewed_ms = self.steady.now_ms();
         let mut asked = None;
         loop {
-            let now_ms = clock::now_ms();
+            let now_ms = self.steady.now_ms();
             if now_ms - renewed_ms >= RENEW_MS {
                 renewed_ms = now_ms;
                 let (run, owner) = (self.run, self.owner.clone());
-                if !catalog.write(|tx| rows::lease(tx, run, &owner, now_ms + LEASE_MS, now_ms))? {
-                    return Ok(Ended::LeaseLost);
-                }
+                // By the clock that others look at.
+                let wall_ms = clock::now_ms();
+                self.is_lost = !catalog.write(|tx| rows::lease(tx, run, &owner, wall_ms + LEASE_MS, wall_ms))?;
+            }
+            if self.is_lost {
+                return Ok(Ended::LeaseLost);
             }
             let seen = catalog.data_version()?;
             let news = version != Some(seen);
@@ -262,6 +286,9 @@ impl Driver {
             let interrupts = progress.interrupts();
             let pausing = interrupts > 0 || asked.is_some();
             self.step(catalog, &context, &events, &writes, now_ms, !pausing)?;
+            if self.is_lost {
+                return Ok(Ended::LeaseLost);
+            }
             if self.rollout.is_ended() {
                 return self.end(catalog, Ended::Whole, asked);
             }
@@ -284,7 +311,7 @@ impl Driver {
         progress: &dyn Progress,
         hands: &Arc<Hands>,
     ) -> catalog::Result<()> {
-        self.give_up(catalog, &Context { bucket, progress, hands }, clock::now_ms())?;
+        self.give_up(catalog, &Context { bucket, progress, hands }, self.steady.now_ms())?;
         self.end(catalog, Ended::Aborted, None).map(drop)
     }
 

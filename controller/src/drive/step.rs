@@ -54,18 +54,27 @@ impl Driver {
         if effects.is_empty() && writes.is_empty() && !rollout.is_unsaved() {
             return Ok(());
         }
-        catalog.write(|tx| {
-            commit(tx, writes, now_ms)?;
-            let fences: BTreeMap<WorkerId, _> = publish::tell(tx, &told, run, now_ms)?.into_iter().collect();
+        let (owner, wall_ms) = (self.owner.as_str(), clock::now_ms());
+        // Asked in the same transaction: a driver that stood still, or whose clock was set, may have been taken for
+        // one that is gone, and what it writes would then be two drivers' work.
+        self.is_lost = !catalog.write(|tx| {
+            if !rows::has_lease(tx, run, owner)? {
+                return Ok(false);
+            }
+            commit(tx, writes, wall_ms)?;
+            let fences: BTreeMap<WorkerId, _> = publish::tell(tx, &told, run, wall_ms)?.into_iter().collect();
             for release in &told.releases {
                 if let Some(fence) = fences.get(&release.worker_id) {
                     rollout.released_in(release.alloc_id, *fence);
                 }
             }
-            record(tx, effects, run, now_ms)?;
-            save(tx, run, rollout)
+            record(tx, effects, run, wall_ms)?;
+            save(tx, run, rollout).map(|()| true)
         })?;
-        let written_ms = clock::now_ms();
+        if self.is_lost {
+            return Ok(());
+        }
+        let written_ms = self.steady.now_ms();
         told.withdrawn.iter().for_each(|(alloc, ..)| self.rollout.taken_back_at(*alloc, written_ms));
         if !told.is_empty() {
             wake(context.bucket);
@@ -80,7 +89,7 @@ impl Driver {
                     }
                 }
                 Effect::Decide { job } => {
-                    let plan = self.decide(catalog, context, job, now_ms)?.map(Box::new);
+                    let plan = self.decide(catalog, context, job)?.map(Box::new);
                     decided.push(Event::Decided { job: job.clone(), plan });
                 }
                 _ => {}
@@ -97,7 +106,6 @@ impl Driver {
         catalog: &mut Catalog,
         context: &Context<'_>,
         job: &JobName,
-        now_ms: i64,
     ) -> catalog::Result<Result<JobPlan, String>> {
         let built_ms = catalog.read(|tx| Ok(read::summary(tx)?.built_at_ms))?;
         if self.is_stale || built_ms != self.snapshot.built_at_ms {
@@ -113,7 +121,7 @@ impl Driver {
         };
         catalog.write(|tx| publish::remade(tx, job, &bundles))?;
         let options = Options { jobs: [job.clone()].into(), ..self.options.clone() };
-        let survey = Survey::take(catalog, &options, true, now_ms)?;
+        let survey = Survey::take(catalog, &options, true, clock::now_ms())?;
         let mut plan = survey.plan(&options);
         for note in std::mem::take(&mut plan.notes) {
             let of_job = format!("job {job}: ");

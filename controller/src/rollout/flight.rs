@@ -181,6 +181,14 @@ impl Flight {
         }
     }
 
+    /// What was written by a clock that was set back since does not prolong a wait.
+    pub(super) fn not_after(&mut self, now_ms: i64) {
+        self.released_ms = self.released_ms.min(now_ms);
+        for moment in [&mut self.picked_up_ms, &mut self.ended_ms, &mut self.taken_back_ms].into_iter().flatten() {
+            *moment = (*moment).min(now_ms);
+        }
+    }
+
     /// How long it was waited for, milliseconds; 0 while it is.
     pub fn waited_ms(&self) -> i64 {
         self.ended_ms.map_or(0, |ended| ended - self.released_ms)
@@ -252,6 +260,25 @@ impl Flight {
                 Some(Err(Why::Unhealthy { problem }))
             }
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_over_waits_the_whole_lease_and_no_longer_whatever_the_clock_said_before() {
+        let hour = 3_600_000;
+        for (before_ms, why) in [(-hour, "an hour ago"), (-1, "just now"), (hour, "by a clock that was set back since")]
+        {
+            let now_ms = 10 * hour;
+            let mut flight = Flight::new(ActionId::from_uuid(uuid::Uuid::nil()), now_ms + before_ms, 0);
+            flight.taken_back_ms = Some(now_ms + before_ms);
+            flight.not_after(now_ms);
+            assert!(!flight.is_given_up(now_ms + GONE_MS - 1, now_ms), "{why}");
+            assert!(flight.is_given_up(now_ms + GONE_MS, now_ms), "{why}");
         }
     }
 }

@@ -130,6 +130,15 @@ impl JobRollout {
         Self { plan, phase, flights, probed, held, unsaved: Unsaved::default(), driven_ms: 0 }
     }
 
+    /// Somebody drives it from `now_ms` on: nothing of it is later than that.
+    pub(super) fn taken_over(&mut self, now_ms: i64) {
+        self.driven_ms = now_ms;
+        self.flights.values_mut().for_each(|flight| flight.not_after(now_ms));
+        if let Phase::Pause { due_ms, .. } = &mut self.phase {
+            *due_ms = (*due_ms).min(now_ms.saturating_add(self.plan.gate_interval_ms));
+        }
+    }
+
     /// What is to be written now; the driver writes it in the step's transaction.
     pub fn take_unsaved(&mut self) -> Unsaved {
         std::mem::take(&mut self.unsaved)

@@ -43,9 +43,9 @@ impl Rollout {
     }
 
     /// As an earlier driver left it, taken over at `now_ms`: until then nobody may have served agents or
-    /// listened to them, so that every limit begins anew.
+    /// listened to them, so that every limit begins anew. By its clock it may have been later than it is now.
     pub fn resumed(mut jobs: Vec<JobRollout>, limits: Limits, now_ms: i64) -> Self {
-        jobs.iter_mut().for_each(|job| job.driven_ms = now_ms);
+        jobs.iter_mut().for_each(|job| job.taken_over(now_ms));
         let owned = |job: &JobRollout| {
             let name = job.plan.job.clone();
             job.members().map(move |(alloc, _)| (alloc, name.clone())).collect::<Vec<_>>()

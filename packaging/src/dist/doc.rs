@@ -1,14 +1,11 @@
 //! Papers of a package: its licence and those of what is linked into it, and what has changed.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::Path;
-use std::process::Command;
 
-use super::Release;
+use super::elf::Machine;
 use super::package::Package;
 use super::tree::Tree;
+use super::{Input, Release, licence};
 
 /// Who answers for the packages.
 pub const MAINTAINER: &str = "The maand maintainers <maintainers@maand.invalid>";
@@ -20,12 +17,15 @@ pub fn gzip(content: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Papers that every format has.
-pub fn common(tree: &mut Tree, name: &str, workspace: &Path, time: u64) -> io::Result<()> {
+/// Papers that every format has: of the package `name`, whose program is the workspace's package `krate`.
+pub fn common(tree: &mut Tree, name: &str, krate: &str, input: &Input, machine: Machine) -> io::Result<()> {
     let place = format!("usr/share/doc/{name}");
-    tree.file(format!("{place}/copyright"), 0o644, copyright(workspace, time)?);
-    let changes = std::fs::read(workspace.join("CHANGELOG.md"))?;
+    tree.file(format!("{place}/copyright"), 0o644, copyright(name, input.time)?);
+    let changes = std::fs::read(input.workspace.join("CHANGELOG.md"))?;
     tree.file(format!("{place}/CHANGELOG.md.gz"), 0o644, gzip(&changes)?);
+    let own = std::fs::read_to_string(input.workspace.join("LICENSE"))?;
+    let linked = licence::linked(&input.workspace, krate, machine.name())?;
+    tree.file(format!("{place}/THIRD-PARTY.gz"), 0o644, gzip(licence::page(name, &linked, &own).as_bytes())?);
     Ok(())
 }
 
@@ -66,42 +66,18 @@ fn rfc2822(time: i64) -> String {
     )
 }
 
-/// The licence, in Debian's form, and that of each crate that is linked in.
-fn copyright(workspace: &Path, time: u64) -> io::Result<String> {
-    let mut text = format!(
-        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: maand\n\
-         Upstream-Contact: {MAINTAINER}\nComment:\n The programs are linked from these crates as well, each under its own licence, as\n \
-         published on crates.io under its name and version:\n .\n"
-    );
-    for line in crates(workspace)? {
-        let _ = writeln!(text, " {line}");
-    }
+/// The licence, in Debian's form; those of what is linked in are on a page of their own.
+fn copyright(name: &str, time: u64) -> io::Result<String> {
     let date = rfc2822(i64::try_from(time).map_err(io::Error::other)?);
     let year = date.split(' ').nth(3).unwrap_or_default();
-    let _ = write!(
-        text,
-        "\nFiles: *\nCopyright: {year} the maand maintainers\nLicense: Apache-2.0\n\nLicense: Apache-2.0\n \
+    Ok(format!(
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: maand\n\
+         Upstream-Contact: {MAINTAINER}\nComment:\n What else is linked into {name}, on what terms, and the texts of all of these licences:\n \
+         /usr/share/doc/{name}/THIRD-PARTY.gz\n\
+         \nFiles: *\nCopyright: {year} the maand maintainers\nLicense: Apache-2.0\n\nLicense: Apache-2.0\n \
         On Debian systems the full text is in /usr/share/common-licenses/Apache-2.0;\n \
-        it is also at https://www.apache.org/licenses/LICENSE-2.0\n"
-    );
-    Ok(text)
-}
-
-/// What is linked into either program: name, version, licence.
-fn crates(workspace: &Path) -> io::Result<BTreeSet<String>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let said = Command::new(cargo)
-        .current_dir(workspace)
-        .args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--no-dedupe", "--format", "{p}: {l}"])
-        .args(["--package", "controller", "--package", "agent"])
-        .output()?;
-    if !said.status.success() {
-        return Err(io::Error::other(format!("cargo tree: {}", String::from_utf8_lossy(&said.stderr).trim())));
-    }
-    let lines = String::from_utf8_lossy(&said.stdout);
-    // Our own have a path behind their name.
-    let foreign = lines.lines().filter(|line| !line.is_empty() && !line.contains(" (/"));
-    Ok(foreign.map(|line| line.replace(" (proc-macro)", "")).collect())
+        elsewhere it is the first one in THIRD-PARTY.gz.\n"
+    ))
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 //! the same commit make the same bytes: names are sorted, owners are root, every time is the commit's.
 
 mod archive;
+mod compile;
 mod deb;
 mod doc;
 mod elf;
+mod licence;
 mod package;
 mod rpm;
 mod script;

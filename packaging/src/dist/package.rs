@@ -61,7 +61,7 @@ Then as in usr/share/doc/maand/start/. Without systemd run the programs as you r
 
 /// `maand`.
 pub fn maand(input: &Input) -> io::Result<Package> {
-    let mut tree = base(input, "maand", &input.maand)?;
+    let mut tree = base(input, "maand", "controller", &input.maand)?;
     for below in ["start", "guides", "reference", "api", "errors"] {
         tree.copy(&format!("usr/share/doc/maand/{below}/"), &input.workspace.join("docs").join(below))?;
     }
@@ -90,7 +90,7 @@ pub fn maand(input: &Input) -> io::Result<Package> {
 
 /// `maand-agent`.
 pub fn agent(input: &Input) -> io::Result<Package> {
-    let tree = base(input, "maand-agent", &input.agent)?;
+    let tree = base(input, "maand-agent", "agent", &input.agent)?;
     let schema = agent::state::ledger::SCHEMA;
     let values = [("VERSION", input.version.clone()), ("LEDGER_SCHEMA", schema.to_string())];
     Ok(Package {
@@ -111,7 +111,7 @@ pub fn agent(input: &Input) -> io::Result<Package> {
 }
 
 /// What is the same for both: the program, the mirrored files, completions, man pages, the licence.
-fn base(input: &Input, name: &str, program: &Path) -> io::Result<Tree> {
+fn base(input: &Input, name: &str, krate: &str, program: &Path) -> io::Result<Tree> {
     let mut tree = Tree::default();
     tree.copy("", &input.workspace.join("packaging/dist").join(name))?;
     tree.file(format!("usr/bin/{name}"), 0o755, elf::stripped(program)?);
@@ -127,6 +127,7 @@ fn base(input: &Input, name: &str, program: &Path) -> io::Result<Tree> {
     for (file, content) in pages::manual(name)? {
         tree.file(format!("usr/share/man/man1/{file}.gz"), 0o644, doc::gzip(&content)?);
     }
-    doc::common(&mut tree, name, &input.workspace, input.time)?;
+    let machine = elf::Machine::of(&std::fs::read(program)?)?;
+    doc::common(&mut tree, name, krate, input, machine)?;
     Ok(tree)
 }

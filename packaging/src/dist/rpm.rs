@@ -39,6 +39,8 @@ pub fn make(package: &Package, machine: Machine, release: Release<'_>) -> io::Re
             .group("root");
         if package.conffiles.contains(&path) {
             options = options.config().noreplace();
+        } else if path.ends_with("/copyright") || path.ends_with("/THIRD-PARTY.gz") {
+            options = options.license();
         } else if path.starts_with("usr/share/doc/") {
             options = options.doc();
         }

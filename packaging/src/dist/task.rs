@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use super::compile;
 use super::{Format, Input, packages};
 
 const USAGE: &str = "\
@@ -43,9 +44,11 @@ pub fn run(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     }
 }
 
-/// The workspace that this was built in.
+/// The workspace: where cargo says that it runs this, else where it was built. They differ when two checkouts share a
+/// target directory.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map(Path::to_owned).unwrap_or_default()
 }
 
 fn make(profile: &str, programs: Option<PathBuf>, out: Option<PathBuf>) -> io::Result<Vec<PathBuf>> {
@@ -53,48 +56,21 @@ fn make(profile: &str, programs: Option<PathBuf>, out: Option<PathBuf>) -> io::R
     // <target>/debug/packaging, or wherever cargo put this one.
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).map_or_else(|| workspace.join("target"), Path::to_owned).join("dist");
+    let time = time(&workspace)?;
     let dir = match programs {
         Some(dir) => dir,
-        None => build(&workspace, profile, &target.join("build"))?,
+        None => compile::build(&workspace, profile, &target.join("build"), time)?,
     };
     let input = Input {
         maand: dir.join("maand"),
         agent: dir.join("maand-agent"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        time: time(&workspace)?,
+        time,
         formats: Format::ALL.to_vec(),
         small: profile != "dev",
         workspace,
     };
     packages(&input, &out.unwrap_or(target))
-}
-
-/// Builds both programs in a place of its own: what is built with other flags would push out what developers build.
-fn build(workspace: &Path, profile: &str, target: &Path) -> io::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(&cargo)
-        .current_dir(workspace)
-        .args(["build", "--locked", "--profile", profile, "--package", "controller", "--package", "agent", "--bins"])
-        .arg("--target-dir")
-        .arg(target)
-        // Else where it was built would be in the programs.
-        .env("RUSTFLAGS", remapped(workspace))
-        .status()?;
-    if !built.success() {
-        return Err(io::Error::other("the programs were not built"));
-    }
-    Ok(target.join(if profile == "dev" { "debug" } else { profile }))
-}
-
-/// Paths of this machine, under names that are the same everywhere.
-fn remapped(workspace: &Path) -> String {
-    let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    let home = std::env::var("CARGO_HOME").ok().or_else(|| Some(format!("{}/.cargo", std::env::var("HOME").ok()?)));
-    flags += &format!(" --remap-path-prefix={}=/build", workspace.display());
-    if let Some(home) = home {
-        flags += &format!(" --remap-path-prefix={home}=/cargo");
-    }
-    flags.trim().to_owned()
 }
 
 fn time(workspace: &Path) -> io::Result<u64> {

@@ -5,6 +5,7 @@ mod drift;
 #[cfg(feature = "failpoints")]
 mod grants;
 mod hold;
+mod partition;
 
 use harness::agents::Agent;
 use harness::bucket::Bucket;

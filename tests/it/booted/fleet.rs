@@ -16,6 +16,8 @@ pub struct Fleet {
     // Machines go before the site that they are on.
     pub controller: Machine,
     pub workers: [Machine; 2],
+    /// Where worker one has its jobs: of the first bucket, of the second.
+    pub places: [String; 2],
     _site: Site,
     _packages: tempfile::TempDir,
 }
@@ -43,7 +45,7 @@ impl Fleet {
         let controller = site.machine("controller", 1);
         let workers = [site.machine("one", 2), site.machine("two", 3)];
         println!("{:>6.1} s  three machines booted", begin.elapsed().as_secs_f32());
-        Some(Self { controller, workers, _site: site, _packages: packages })
+        Some(Self { controller, workers, places: Default::default(), _site: site, _packages: packages })
     }
 
     /// Runs a command on the controller as an operator who is not root: in the group `maand`, at home.

@@ -37,7 +37,7 @@ pub fn downgrade_and_backup(fleet: &mut Fleet) {
     let (one, controller) = (&fleet.workers[0], &fleet.controller);
     let plain = process(one, "plain").expect("it runs");
     one.get("systemctl stop maand-agent");
-    let ledger = one.get("ls /opt/worker/*/.maand/ledger.db");
+    let ledger = format!("{}.maand/ledger.db", fleet.places[0]);
     let schema = |path: &std::path::Path, change: &dyn Fn(u32) -> u32| {
         let connection = rusqlite::Connection::open(path).unwrap();
         let now: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
@@ -127,9 +127,9 @@ pub fn leave_remove_purge(fleet: &mut Fleet) {
     let removed = fleet.controller.run("dpkg -P maand");
     assert_eq!(removed.code, 0, "{removed:?}");
     assert!(removed.stderr.contains("/var/lib/maand stays"), "{removed:?}");
-    fleet.controller.get(&format!("test -e {BUCKET}/secrets/kv.key"));
-    assert_eq!(
-        fleet.controller.run("systemctl is-active maand-serve maand-drive maand-serve.socket").stdout.trim(),
-        "inactive\ninactive\ninactive"
-    );
+    fleet.controller.get(&format!("test -e {BUCKET}/secrets/kv.key && test -e /var/lib/maand/shop/secrets/kv.key"));
+    let units = "maand-serve maand-drive maand-serve.socket maand-serve@shop maand-drive@shop";
+    let active = fleet.controller.run(&format!("systemctl is-active {units}")).stdout;
+    assert!(active.lines().count() == 5 && active.lines().all(|line| line == "inactive"), "{active}");
+    fleet.controller.get("test -z \"$(find /etc/systemd/system -name 'maand-*')\"");
 }

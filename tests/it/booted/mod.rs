@@ -5,6 +5,7 @@
 mod ends;
 mod fleet;
 mod life;
+mod second;
 mod start;
 
 use std::time::Instant;
@@ -17,17 +18,20 @@ type Stage = fn(&mut Fleet);
 #[test]
 fn installed_run_ended_upgraded_and_removed_under_systemd() {
     let Some(mut fleet) = Fleet::new() else { return };
-    let stages: [(&str, Stage); 11] = [
+    let stages: [(&str, Stage); 14] = [
         ("units and what they are worth", start::units),
         ("a bucket that operators share", start::bucket),
         ("join --now", start::join),
         ("a first deploy, one job of which fails", start::deploy),
         ("detached, with a hook, under maand-drive", start::detached),
+        ("a second bucket on the same machines", second::begin),
         ("ends of the agent after make start", ends::after_start),
         ("ends and upgrade of the agent during make start", ends::during_start),
         ("upgrade of the controller", life::controller_upgrade),
+        ("the second bucket after both upgrades", second::upgraded),
         ("downgrade and backup", life::downgrade_and_backup),
         ("a boot without the controller", life::boot),
+        ("the second bucket's agent leaves", second::leave),
         ("leave, remove, purge", life::leave_remove_purge),
     ];
     for (what, stage) in stages {

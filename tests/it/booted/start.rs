@@ -13,12 +13,19 @@ pub fn units(fleet: &mut Fleet) {
         let said = machine.run(&format!("systemd-analyze verify --man=no {units}"));
         assert_eq!((said.code, said.stdout.as_str(), said.stderr.as_str()), (0, "", ""), "{units}");
     };
-    verify(&fleet.controller, "maand-serve.socket maand-serve.service maand-drive.service maand-backup.timer");
+    verify(
+        &fleet.controller,
+        "maand-serve.socket maand-serve.service maand-drive.service maand-backup.timer maand-serve@shop.service \
+         maand-drive@shop.service maand-backup@shop.timer",
+    );
     verify(&fleet.workers[0], "maand-agent.service maand-agent@shop.service");
     for (machine, unit, most) in [
         (&fleet.controller, "maand-serve", 1.5),
         (&fleet.controller, "maand-drive", 5.0),
         (&fleet.controller, "maand-backup", 1.0),
+        (&fleet.controller, "maand-serve@shop", 1.5),
+        (&fleet.controller, "maand-drive@shop", 5.0),
+        (&fleet.controller, "maand-backup@shop", 1.0),
         // No sandbox, by reason: see the unit.
         (&fleet.workers[0], "maand-agent", 10.0),
     ] {

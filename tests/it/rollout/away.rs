@@ -151,3 +151,46 @@ fn a_new_deploy_brings_a_deferred_one_to_the_newest_and_not_to_what_it_missed() 
     assert_eq!(fleet.agents[2].read("api", "data/ran").lines().count(), 2, "one restart, not two");
     assert_eq!(fleet.bucket.cat("deployments")[2]["agent"], Value::Null);
 }
+
+/// By the deploy's own clock a minute goes by when a release was taken back, in which its agent may still begin it.
+#[test]
+fn a_clock_that_is_set_forward_ends_no_lease_early() {
+    // What the program itself would load; it cannot be told to read its offset from a file.
+    let mut asked = std::process::Command::new("faketime");
+    asked.args(["-f", "+0s", "printenv", "LD_PRELOAD"]);
+    let Ok(asked) = asked.output() else {
+        assert!(std::env::var_os("MAAND_CI").is_none(), "faketime is needed here");
+        println!("skipped: faketime is not installed");
+        return;
+    };
+    let library = String::from_utf8(asked.stdout).unwrap().trim().to_owned();
+    let mut fleet = Fleet::new(2);
+    fleet.bucket.setting("pickup_timeout = 1");
+    fleet.job("api", json!({"max_unreachable": 1}));
+    fleet.up();
+    fleet.bucket.maand(&["deploy"]).expect(0);
+    fleet.edit(&["api"], "2");
+    fleet.agents[1].kill();
+    let clock = fleet.bucket.dir().join("clock");
+    std::fs::write(&clock, "+0s").unwrap();
+    let mut command = fleet.bucket.command(&["deploy"]);
+    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock).env("FAKETIME_NO_CACHE", "1");
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+    let mut deploy = Running::start("deploy", command, &fleet.bucket.dir().join("deploy.log"));
+    let mut before = std::time::Instant::now();
+    poll::until("the release to be taken back", poll::LONG, || {
+        let now = std::time::Instant::now();
+        let said = deploy.printed();
+        if said.contains("its agent is out of reach: taken back") {
+            return Ok(());
+        }
+        before = now;
+        Err(said)
+    });
+    std::fs::write(&clock, "+60s").unwrap();
+    assert_eq!(deploy.wait(Duration::from_secs(60)).code(), Some(0), "{}", deploy.printed());
+    let waited = before.elapsed();
+    assert!(deploy.printed().contains("deferred until its agent is back"), "{}", deploy.printed());
+    assert!(waited >= Duration::from_millis(shared::api::LEASE_MS), "given up after {waited:?}");
+    assert_eq!(fleet.words("api"), ["promoted", "restart"]);
+}

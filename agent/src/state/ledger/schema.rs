@@ -6,8 +6,11 @@ use shared::{Code, Diagnostic};
 use super::state_problem;
 use crate::state::layout::Layout;
 
+/// One script per version, from 1 on. A released script is never edited.
+pub const MIGRATIONS: &[&str] = &[TABLES, SECOND, THIRD, FOURTH];
+
 /// The ledger's schema; a newer one is refused.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = MIGRATIONS.len() as u32;
 
 const TABLES: &str = "
 CREATE TABLE agent (
@@ -58,29 +61,46 @@ ALTER TABLE allocation ADD COLUMN boot TEXT;   -- JSON of ObservedBoot, of this 
 ALTER TABLE allocation ADD COLUMN heals TEXT NOT NULL DEFAULT '[]'; -- JSON: what was put back, and how often
 ";
 
-/// Brings the ledger to this program's schema.
+/// Brings the ledger to this program's schema: one transaction, so that it is never between two.
 pub(super) fn migrate(connection: &Connection, layout: &Layout) -> Result<(), Diagnostic> {
     let failed = |error: &dyn std::error::Error| state_problem(layout).cause(error);
-    let found: u32 =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(&error))?;
-    match found {
+    match found(connection).map_err(|error| failed(&error))? {
         SCHEMA => {}
-        0..SCHEMA => {
-            let steps = [TABLES, SECOND, THIRD, FOURTH].into_iter().skip(found as usize).collect::<String>();
+        older @ 0..SCHEMA => {
+            let steps = MIGRATIONS.iter().copied().skip(older as usize).collect::<String>();
             let script = format!("BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;");
             connection.execute_batch(&script).map_err(|error| failed(&error))?;
             // Into the file itself: an older package looks there before it is put in this one's place.
             let whole = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             whole.map_err(|error| failed(&error))?;
         }
-        newer => {
-            let problem = Diagnostic::new(Code::LedgerNewer, "a newer maand-agent wrote this machine's ledger");
-            let problem = problem.at(layout.ledger().display());
-            let problem = problem.note(format!("its schema is {newer}, this program knows {SCHEMA}; it is untouched"));
-            return Err(problem.remedy("install the maand-agent that wrote it, or a newer one; what runs goes on"));
-        }
+        other => return Err(another(layout, other)),
     }
     Ok(())
+}
+
+/// Refuses one of another schema: who only looks brings nothing up to date.
+pub(super) fn check(connection: &Connection, layout: &Layout) -> Result<(), Diagnostic> {
+    match found(connection).map_err(|error| state_problem(layout).cause(&error))? {
+        SCHEMA => Ok(()),
+        other => Err(another(layout, other)),
+    }
+}
+
+fn found(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn another(layout: &Layout, found: u32) -> Diagnostic {
+    if found < SCHEMA {
+        let schemas = format!("an older maand-agent wrote it: its schema is {found}, this program knows {SCHEMA}");
+        let problem = state_problem(layout).note(schemas);
+        return problem.remedy("start the agent anew, which brings it up to date: systemctl restart maand-agent");
+    }
+    Diagnostic::new(Code::LedgerNewer, "a newer maand-agent wrote this machine's ledger")
+        .at(layout.ledger().display())
+        .note(format!("its schema is {found}, this program knows {SCHEMA}; it is untouched"))
+        .remedy("install the maand-agent that wrote it, or a newer one; what runs goes on")
 }
 
 #[cfg(test)]
@@ -107,6 +127,18 @@ mod tests {
         let row = Row { version: "1.0.0".into(), purged: true, ..Row::new(alloc, "api".parse().unwrap()) };
         ledger.save(&row).unwrap();
         assert_eq!(ledger.row(alloc).unwrap(), Some(row));
+    }
+
+    #[test]
+    fn whoever_only_looks_at_one_of_another_schema_hears_which() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), BucketId::from_uuid(uuid::Uuid::from_u128(1)));
+        drop(Ledger::open(&layout).unwrap());
+        for (schema, word) in [(SCHEMA - 1, "an older maand-agent"), (SCHEMA + 1, "a newer maand-agent")] {
+            Connection::open(layout.ledger()).unwrap().pragma_update(None, "user_version", schema).unwrap();
+            let problem = Ledger::view(&layout).unwrap_err().to_string();
+            assert!(problem.contains(word) && problem.contains(&format!("schema is {schema}")), "{problem}");
+        }
     }
 
     #[test]
