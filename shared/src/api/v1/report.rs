@@ -333,7 +333,7 @@ mod tests {
             fetched: None,
         };
         let mut report = Report {
-            agent_version: long.clone(),
+            agent_version: long,
             session: 1,
             number: 1,
             boot_id: Uuid::nil(),
