@@ -125,3 +125,37 @@ fn terms(archive: &[u8]) {
     }
     assert_eq!(found, 2);
 }
+
+/// What a unit of one more bucket says where the first one's says something of the first bucket.
+#[test]
+fn units_of_more_buckets_say_what_the_first_ones_say() {
+    let dir = dist::workspace().join("packaging/dist");
+    let lines = |path: &str, said: &[(&str, &str)]| -> Vec<String> {
+        let text = std::fs::read_to_string(dir.join(path)).unwrap();
+        let text = said.iter().fold(text, |text, (from, to)| text.replace(from, to));
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(str::to_owned).collect()
+    };
+    let instance = [
+        ("/var/lib/maand/%i", "/var/lib/maand/bucket"),
+        ("/backup/%i-", "/backup/bucket-"),
+        ("\"%i-20", "\"bucket-20"),
+        ("agent-%i.toml", "agent.toml"),
+        ("@%i.service", ".service"),
+        (" (%i)", ""),
+    ];
+    // One more bucket has a port of its own, and systemd does not hold it.
+    let first =
+        [("maand-serve.socket network-online.target", "network-online.target"), ("Also=maand-serve.socket\n", "")];
+    let (controller, agent) = ("maand/usr/lib/systemd/system", "maand-agent/usr/lib/systemd/system");
+    for (place, name, end) in [
+        (controller, "maand-serve", "service"),
+        (controller, "maand-drive", "service"),
+        (controller, "maand-backup", "service"),
+        (controller, "maand-backup", "timer"),
+        (agent, "maand-agent", "service"),
+    ] {
+        let template = lines(&format!("{place}/{name}@.{end}"), &instance);
+        assert_eq!(template, lines(&format!("{place}/{name}.{end}"), &first), "{name}.{end}");
+    }
+}
