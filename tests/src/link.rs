@@ -97,6 +97,11 @@ impl Link {
         self.state.rate.store(bytes, Ordering::SeqCst);
     }
 
+    /// Cuts all connections.
+    pub fn cut(&self) {
+        self.state.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
     /// Nothing arrives any more in a direction, and nobody is told: what is sent waits.
     pub fn silence(&self, way: Way) {
         self.direction(way).flows.send_replace(false);
