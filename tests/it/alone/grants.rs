@@ -105,7 +105,7 @@ const BOTH: &str = "start 0.0.0 0.0.0\nrestart 0.0.0 0.0.0\n";
 fn an_agent_that_stood_still_over_its_lease_does_not_begin_what_was_given_up() {
     let mut fleet = fleet(2);
     fleet.agents[0].kill();
-    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::after")]);
+    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::granted")]);
     fleet.agents[0].wait_online(&fleet.bucket);
     // No file changes: there is nothing to be fetched, and the restart could begin at once.
     let mut deploy = fleet.bucket.start("deploy", &["deploy", "--force"]);
@@ -156,7 +156,7 @@ fn with_a_dead_link_an_action_that_had_to_wait_is_not_begun_after_its_batch_was_
     let link = Link::to(&fleet.bucket);
     fleet.agents[0].kill();
     link.carries(&fleet.agents[0]);
-    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::after")]);
+    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::granted")]);
     fleet.agents[0].wait_online(&fleet.bucket);
     let own = fleet.agents[0].bucket_dir().join(".maand");
     let by_hand = agent::alone::try_take(&own, "api").unwrap().unwrap();
