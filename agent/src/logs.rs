@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use shared::RunId;
-use shared::api::v1::logs::{LogBatch, LogChunk, Source, Stream};
+use shared::api::v1::logs::{LogBatch, LogChunk, MAX_AROUND, Source, Stream};
 use tokio::runtime::Handle;
 
 use crate::client::Client;
@@ -90,25 +90,21 @@ impl Shipping {
         };
         let len = file.metadata()?.len();
         let Some((offset, omitted, take)) = window(self.sent.bytes[at], len, ended) else { return Ok(None) };
-        file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = Vec::new();
-        file.take(take).read_to_end(&mut bytes)?;
-        // Only whole lines, unless there is no more, or a line longer than a chunk.
-        if let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') {
-            bytes.truncate(end + 1);
-        } else if !ended && (bytes.len() as u64) < CHUNK {
-            return Ok(None);
-        }
-        if bytes.is_empty() {
-            return Ok(None);
-        }
+        let around = MAX_AROUND as u64;
+        let before = offset.min(around);
+        file.seek(SeekFrom::Start(offset - before))?;
+        let mut read = Vec::new();
+        file.take(before + take + around).read_to_end(&mut read)?;
+        let Some((before, bytes, after)) = cut(&read, before as usize, take as usize, ended) else { return Ok(None) };
         Ok(Some(LogChunk {
             source: self.source.clone(),
             run_id: self.run_id,
             stream,
             offset,
-            bytes: BASE64.encode(&bytes),
+            bytes: BASE64.encode(bytes),
             omitted,
+            before: BASE64.encode(before),
+            after: BASE64.encode(after),
         }))
     }
 }
@@ -136,6 +132,25 @@ pub fn trim(dir: &Path) {
 
 fn decoded_len(chunk: &LogChunk) -> u64 {
     BASE64.decode(chunk.bytes.as_bytes()).map_or(0, |bytes| bytes.len() as u64)
+}
+
+/// A chunk of at most `take` bytes of what was `read`, of which the first `begin` were sent before, with what is
+/// before and behind it in the lines that it cuts. Only whole lines, unless there is no more, or a line is longer
+/// than a chunk.
+fn cut(read: &[u8], begin: usize, take: usize, ended: bool) -> Option<(&[u8], &[u8], &[u8])> {
+    let (before, rest) = read.split_at_checked(begin)?;
+    let most = rest.len().min(take);
+    let is_end = |byte: &u8| *byte == b'\n';
+    let (bytes, after) = match rest.get(..most)?.iter().rposition(is_end) {
+        Some(end) => (rest.get(..=end)?, &rest[..0]),
+        // A line that goes on: it is cut when enough of it is there to see what is cut in two.
+        None if !ended && rest.len() < take + MAX_AROUND && !rest.iter().any(is_end) => return None,
+        None => rest.split_at_checked(most)?,
+    };
+    let of_line = |bytes: &[u8]| bytes.iter().position(is_end).unwrap_or(bytes.len());
+    let line = before.iter().rposition(is_end).map_or(0, |end| end + 1);
+    let after = after.get(..of_line(after))?;
+    (!bytes.is_empty()).then_some((before.get(line..)?, bytes, after))
 }
 
 /// What to send next of a stream of `len` bytes of which `sent` are done: offset, bytes left out
@@ -166,6 +181,25 @@ mod tests {
         assert_eq!(omitted(dir.path()), (1 << 30) - HEAD - TAIL);
         trim(dir.path());
         assert_eq!((length("out"), length("err")), (HEAD, 5));
+    }
+
+    #[test]
+    fn a_line_that_is_cut_comes_with_what_is_around() {
+        let text = |(before, bytes, after): (&[u8], &[u8], &[u8])| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            (text(before), text(bytes), text(after))
+        };
+        let cut = |read: &str, begin, take, ended| cut(read.as_bytes(), begin, take, ended).map(text);
+        let some = |a: &str, b: &str, c: &str| Some((a.to_owned(), b.to_owned(), c.to_owned()));
+        assert_eq!(cut("one\ntwo\nthr", 0, 99, false), some("", "one\ntwo\n", ""), "whole lines");
+        assert_eq!(cut("one\ntwo\nthr", 8, 99, false), None, "the line is not over");
+        assert_eq!(cut("one\ntwo\nthr", 8, 99, true), some("", "thr", ""));
+        assert_eq!(cut("one\ntwo\n", 5, 99, false), some("t", "wo\n", ""), "from within a line");
+        assert_eq!(cut("one-two-three\nx", 3, 4, true), some("one", "-two", "-three"));
+        let long = "x".repeat(MAX_AROUND + 4);
+        assert_eq!(cut(&long, 0, 5, false), None, "what is behind is waited for");
+        assert_eq!(cut(&long, 0, 4, false), some("", "xxxx", &long[4..]));
+        assert_eq!(cut("", 0, 4, true), None);
     }
 
     #[test]

@@ -163,7 +163,8 @@ fn starttime(pid: u32) -> Option<u64> {
     if state == "Z" || state == "X" { None } else { fields.nth(18)?.parse().ok() }
 }
 
-/// The end of a run's output, standard error last, fit for a terminal.
+/// The end of a run's output, standard error last, fit for a terminal. Whole lines: the controller knows no half of
+/// a secret.
 pub fn tail(dir: &Path) -> Option<String> {
     let end = |name: &str, cap: u64| -> String {
         let read = || -> io::Result<Vec<u8>> {
@@ -172,18 +173,27 @@ pub fn tail(dir: &Path) -> Option<String> {
             file.seek(SeekFrom::Start(len.saturating_sub(cap)))?;
             let mut bytes = Vec::new();
             file.take(cap).read_to_end(&mut bytes)?;
+            if len > cap {
+                let begin = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+                bytes.drain(..begin);
+            }
             Ok(bytes)
         };
         String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
     };
     let half = MAX_TAIL as u64 / 2;
     let text = format!("{}{}", end("out", half), end("err", half));
-    let lines: Vec<String> = text.lines().map(clean).collect();
-    let mut text = lines.join("\n");
-    if text.len() > MAX_TAIL {
-        let cut = text.ceil_char_boundary(text.len() - MAX_TAIL);
-        text = text[cut..].to_owned();
-    }
+    let mut lines: Vec<String> = text.lines().map(clean).collect();
+    // What moves cursors is longer when it is shown.
+    let mut len = lines.iter().map(|line| line.len() + 1).sum::<usize>();
+    let surplus = lines.iter().take_while(|line| {
+        let over = len > MAX_TAIL + 1;
+        len -= if over { line.len() + 1 } else { 0 };
+        over
+    });
+    let surplus = surplus.count();
+    lines.drain(..surplus);
+    let text = lines.join("\n");
     (!text.is_empty()).then_some(text)
 }
 
@@ -268,6 +278,23 @@ mod tests {
         assert!(tail.starts_with("out\n") && !tail.contains('\x1b'), "{tail:?}");
         let (ended, tail, _dir) = run("start:\n\t@true\n", 20);
         assert_eq!((ended.outcome, tail), (Outcome::Ok, None));
+    }
+
+    #[test]
+    fn the_end_of_output_begins_with_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |out: &str| {
+            std::fs::write(dir.path().join("out"), out).unwrap();
+            tail(dir.path())
+        };
+        let long = format!("secret-{}\nlast\n", "x".repeat(MAX_TAIL));
+        assert_eq!(of(&long), Some("last".to_owned()), "not the end of a line");
+        assert_eq!(of(&"x".repeat(MAX_TAIL)), None);
+        assert_eq!(of("a\nb"), Some("a\nb".to_owned()));
+        let moved = "\x1b".repeat(MAX_TAIL / 4);
+        let said = of(&format!("{moved}\nlast\n")).unwrap();
+        assert!(said.len() <= MAX_TAIL && said.ends_with("last"), "{said}");
+        assert_eq!(of(""), None);
     }
 
     #[test]

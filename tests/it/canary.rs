@@ -158,7 +158,10 @@ fn makefile(fails: &Path) -> String {
     let fails = fails.display();
     format!(
         "start restart:\n\t@echo printed by $@; cat conf/app.conf; cat conf/app.conf >&2; sleep 0.3; test ! -e {fails}\n\
-         stop:\n\t@cat conf/app.conf\nshow:\n\t@cat conf/app.conf; false\n"
+         stop:\n\t@cat conf/app.conf\nshow:\n\t@cat conf/app.conf; false\n\
+         forms:\n\t@echo b64 $$(base64 -w0 <conf/app.conf); echo hex $$(od -An -v -tx1 <conf/app.conf | tr -d ' \\n')\n\
+         \t@echo json $$(sed 's/\\\\/\\\\\\\\/g; s/\"/\\\\\"/g' <conf/app.conf); cat certs/web.key\n\
+         \t@head -c 65516 /dev/zero | tr '\\0' x; cat conf/app.conf\n"
     )
 }
 
@@ -171,7 +174,8 @@ fn a_secret_is_found_where_it_belongs_and_nowhere_else() {
     bucket.write("workspace/workers.json", &workers.to_string());
     bucket.recording_job("other", &json!({"selectors": ["other"]}));
     let hooks = json!({"hook_x": {"executed_on": ["pre_deploy", "cli"]}});
-    let manifest = json!({"version": "1.0.0", "selectors": ["api"], "hooks": hooks});
+    let certs = json!({"web": {"subject": {"common_name": "web"}}});
+    let manifest = json!({"version": "1.0.0", "selectors": ["api"], "hooks": hooks, "certs": certs});
     let fails = bucket.dir().join("fails");
     bucket.write("workspace/jobs/api/manifest.json", &manifest.to_string());
     bucket.write("workspace/jobs/api/Makefile", &makefile(&fails));
@@ -200,6 +204,16 @@ fn a_secret_is_found_where_it_belongs_and_nowhere_else() {
     run(&["deploy", "--verbose"], 0);
     run(&["hooks", "hook_x", "api", "--verbose"], 0);
     run(&["job", "run", "--target", "show", "api"], 1);
+    let forms = run(&["job", "run", "--target", "forms", "api"], 0);
+    for line in ["b64 ", "hex ", "json password = [secret]", "xxxxpassword = [secret]"] {
+        assert!(forms.contains(line), "{line}\n{forms}");
+    }
+    let key = agents[0].read("api", "certs/web.key");
+    for line in key.lines().filter(|line| !line.starts_with('-')) {
+        assert!(!forms.contains(line), "a line of the key of a certificate was shown:\n{forms}");
+    }
+    // One in each form, the key, and the halves of the one that lies across the end of a chunk.
+    assert_eq!(forms.matches("[secret]").count(), 6, "{forms}");
     run(&["run_command", "cat jobs/api/conf/app.conf; echo that was it"], 0);
     run(&["job", "restart", "api"], 0);
     let (looked, found) = watch.end();
@@ -230,6 +244,9 @@ fn a_secret_is_found_where_it_belongs_and_nowhere_else() {
     assert!(revealed.contains(&canary.value), "{revealed}");
     assert!(!canary.is_in(serve.printed().as_bytes()), "{}", serve.printed());
 
+    let body: String = key.lines().filter(|line| !line.starts_with('-')).take(1).collect();
+    let of_key = Canary { value: body.clone(), forms: vec![body.into_bytes()] };
+    assert_eq!(files_with(&bucket.path(""), &of_key), Vec::<PathBuf>::new(), "the key of a certificate");
     // Nowhere in the bucket: logs, catalog with its write-ahead log, store, packs, tmp.
     let in_bucket = files(&bucket.path(""));
     assert!(in_bucket.iter().any(|(path, _)| path.ends_with("data/maand.db")) && in_bucket.len() > 20);

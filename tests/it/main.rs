@@ -41,6 +41,8 @@ mod rollout;
 mod rules;
 mod schemas;
 mod sim;
+mod templates;
 mod terminal;
+mod undumpable;
 mod why;
 mod worker_facts;

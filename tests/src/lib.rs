@@ -24,4 +24,5 @@ pub mod outside;
 pub mod poll;
 pub mod process;
 pub mod programs;
+pub mod rendering;
 pub mod rig;

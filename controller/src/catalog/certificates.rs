@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, Row, params};
 use shared::{Host, JobName, Name};
 
+use super::kv::SEALED;
 use super::{During, Error, Result, parsed};
 use crate::model::cert::Issued;
+use crate::model::kv::Namespace;
 
 /// Certificates of one job, by name and host.
 pub type OfJob = BTreeMap<(Name, Host), Issued>;
@@ -37,6 +39,29 @@ pub fn of(connection: &Connection, job: &JobName) -> Result<OfJob> {
     while let Some(row) = rows.next().during("reading certificates")? {
         let issued = issued(row)?;
         found.insert((issued.name.clone(), issued.host.clone()), issued);
+    }
+    Ok(found)
+}
+
+/// The keys of all of them as they are stored, sealed, older ones that are kept included: namespace, key, stored form.
+pub fn sealed_keys(connection: &Connection) -> Result<Vec<(String, String, String)>> {
+    let during = "reading the keys of certificates";
+    let mut select = connection.prepare_cached("SELECT job, host, name FROM certificate").during(during)?;
+    let mut rows = select.query([]).during(during)?;
+    let mut versions = connection
+        .prepare_cached("SELECT DISTINCT value FROM key_value WHERE namespace = ?1 AND key = ?2 AND deleted = 0")
+        .during(during)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().during(during)? {
+        let text = |at: usize| -> Result<String> { row.get(at).during(during) };
+        let job: JobName = parsed("certificate.job", &text(0)?)?;
+        let host: Host = parsed("certificate.host", &text(1)?)?;
+        let (namespace, key) = (Namespace::Allocation(job, host).to_string(), format!("certs/{}.key", text(2)?));
+        let stored = versions.query_map([&namespace, &key], |row| row.get::<_, String>(0)).during(during)?;
+        for stored in stored {
+            let stored = stored.during(during)?;
+            found.extend(stored.starts_with(SEALED).then(|| (namespace.clone(), key.clone(), stored)));
+        }
     }
     Ok(found)
 }

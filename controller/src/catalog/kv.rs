@@ -85,9 +85,9 @@ pub fn data_version(connection: &Connection) -> Result<i64> {
     connection.pragma_query_value(None, "data_version", |row| row.get(0)).during("looking for changes")
 }
 
-/// Differs when secrets were written or forgotten.
+/// Differs when secrets were written or forgotten, and after a build, which issues certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp(u64, u64, i64);
+pub struct Stamp(u64, u64, i64, i64);
 
 /// Where secrets are.
 const SECRETS: &str = "secrets/";
@@ -96,11 +96,12 @@ const SECRETS: &str = "secrets/";
 pub fn secrets_stamp(connection: &Connection) -> Result<Stamp> {
     connection
         .prepare_cached(
-            "SELECT count(*), coalesce(sum(version), 0), coalesce(max(created_at), 0) FROM key_value \
-             WHERE namespace >= ?1 AND namespace < ?2",
+            "SELECT count(*), coalesce(sum(version), 0), coalesce(max(created_at), 0), \
+             (SELECT coalesce(max(built_at), 0) FROM bucket) \
+             FROM key_value WHERE namespace >= ?1 AND namespace < ?2",
         )
         .and_then(|mut select| {
-            let stamp = |row: &rusqlite::Row<'_>| Ok(Stamp(row.get(0)?, row.get(1)?, row.get(2)?));
+            let stamp = |row: &rusqlite::Row<'_>| Ok(Stamp(row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
             select.query_row([SECRETS, &end_of(SECRETS)], stamp)
         })
         .during("looking for changed secrets")

@@ -82,6 +82,8 @@ mod tests {
             offset: 0,
             bytes: String::new(),
             omitted: 0,
+            before: String::new(),
+            after: String::new(),
         };
         catalog
             .write(|tx| {

@@ -3,6 +3,7 @@
 pub mod allocation;
 pub mod catalog;
 pub mod cert;
+mod disguise;
 pub mod fingerprint;
 pub mod glob;
 pub mod health;

@@ -15,9 +15,12 @@ use crate::model::{Allocation, Worker};
 
 /// Longest output, bytes.
 const OUTPUT_CAP: usize = 16 << 20;
-/// Steps that one rendering may take; 64 bytes of what it makes count as one, so that it takes at most about
-/// 256 MiB.
+/// Steps that one rendering may take; 64 bytes of what it makes count as one.
 const FUEL: u64 = 4_000_000;
+/// Longest text of the library in a message, characters.
+const LONGEST_TEXT: usize = 400;
+/// What to do about a template that takes more.
+const LESS: &str = "make less of it: shorter loops, fewer and shorter texts; or let a hook work it out and store it";
 
 /// A template as it is in the workspace.
 #[derive(Debug, Clone)]
@@ -82,7 +85,8 @@ impl Templates {
                         Code::TemplateSyntax,
                         format!("this template cannot be parsed: {}", detail(&error)),
                     )
-                    .at(place),
+                    .at(place)
+                    .remedy("correct the template; its syntax is that of Jinja, without import, include and extends"),
                 );
             }
         }
@@ -139,19 +143,15 @@ impl Templates {
                 missing = None;
                 continue;
             };
-            let output = environment
+            let mut output = Output(Vec::new());
+            let written = environment
                 .get_template(source.path.as_str())
-                .and_then(|template| template.render(self.scope(context)));
+                .and_then(|template| template.render_captured_to(self.scope(context), &mut output).map(drop));
             let secrets = read.take();
-            match output {
-                Ok(output) if output.len() > OUTPUT_CAP => {
-                    let problem = Diagnostic::new(Code::TemplateFailed, "this template renders to more than 16 MiB");
-                    problems.push(problem.at(format!("workspace/jobs/{}/{}", self.job, source.path)));
-                    missing = None;
-                }
-                Ok(output) => {
+            match written {
+                Ok(()) => {
                     let private = !secrets.is_empty();
-                    rendered.push(Rendered { path, mode: source.mode, content: output.into_bytes(), private });
+                    rendered.push(Rendered { path, mode: source.mode, content: output.0, private });
                 }
                 Err(error) => {
                     problems.push(self.problem(source, context, &error, &secrets));
@@ -193,6 +193,11 @@ impl Templates {
         for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
             text = text.replace(secret, "[secret]");
         }
+        // What the library says may repeat what it was given.
+        if let Some((end, _)) = text.char_indices().nth(LONGEST_TEXT) {
+            text.truncate(end);
+            text.push('…');
+        }
         let problem = match (cause.kind(), text.split_once(' ')) {
             (ErrorKind::UndefinedError, _) => Diagnostic::new(Code::TemplateUndefined, "this template uses a name that is not defined")
                 .remedy("the names are allocation_id, job, current_version, new_version, bucket_id, worker_id, worker_ip, labels, bucket_path, job_path; key-values are read with get(namespace, key)"),
@@ -221,9 +226,33 @@ impl Templates {
                 Diagnostic::new(Code::TemplateNamespace, format!("template reads a namespace that it may not read: {namespace}"))
                     .remedy(format_args!("it may read {readable}"))
             }
-            _ => Diagnostic::new(Code::TemplateFailed, format!("this template cannot be rendered: {text}")),
+            (ErrorKind::OutOfFuel, _) => {
+                Diagnostic::new(Code::TemplateFailed, "this template takes too much time or memory").remedy(LESS)
+            }
+            (ErrorKind::WriteFailure, _) => {
+                Diagnostic::new(Code::TemplateFailed, "this template renders to more than 16 MiB").remedy(LESS)
+            }
+            _ => Diagnostic::new(Code::TemplateFailed, format!("this template cannot be rendered: {text}"))
+                .remedy("correct the template; maand build renders it again"),
         };
         problem.at(place).note(format!("for {} on {}", self.job, context.worker.host))
+    }
+}
+
+/// What a template has come to so far.
+struct Output(Vec<u8>);
+
+impl std::io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len().saturating_add(bytes.len()) > OUTPUT_CAP {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -253,135 +282,10 @@ fn lacking(error: &Error) -> Option<Namespace> {
 }
 
 fn place(job: &JobName, path: &RelPath, error: &Error) -> String {
-    let line = error.line().map(|line| format!(":{line}")).unwrap_or_default();
+    let line = error.line().or_else(|| innermost(error).line()).map(|line| format!(":{line}")).unwrap_or_default();
     format!("workspace/jobs/{job}/{path}{line}")
 }
 
 fn detail(error: &Error) -> String {
     error.detail().map_or_else(|| error.kind().to_string(), str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::kv::{Keys, Value};
-    use shared::{AllocId, WorkerId};
-    use uuid::Uuid;
-
-    fn render(text: &str) -> Result<String, String> {
-        let job: JobName = "api".parse().unwrap();
-        let source = Source { path: "conf/a.j2".parse().unwrap(), mode: 0o644, text: text.to_owned() };
-        let worker = Worker {
-            worker_id: WorkerId::from_uuid(Uuid::from_u128(1)),
-            host: "w1".parse().unwrap(),
-            hostname: None,
-            labels: vec!["web".parse().unwrap()],
-            tags: Default::default(),
-            memory_mb: 0.0,
-            cpu_mhz: 0.0,
-            position: 0,
-        };
-        let allocation = Allocation {
-            alloc_id: AllocId::from_uuid(Uuid::from_u128(2)),
-            job: job.clone(),
-            host: worker.host.clone(),
-            worker_id: worker.worker_id,
-            disabled: false,
-            removed: false,
-            start_pending: false,
-            deployment_seq: 0,
-            new_version: "1.2.0".into(),
-            bundle: None,
-            promoted: None,
-            rolled: None,
-            render_inputs: None,
-        };
-        struct Fixed;
-        impl Values for Fixed {
-            fn keys(&self, namespace: &Namespace) -> Result<Arc<Keys>, String> {
-                let pair = |key: &str, value: &str, secret| {
-                    Keys::from([(key.to_owned(), Value { text: value.to_owned(), secret })])
-                };
-                Ok(Arc::new(match namespace.to_string().as_str() {
-                    "vars/job/api" => pair("db_name", "x", false),
-                    "vars/job/db" => pair("port", "5432", false),
-                    "secrets/job/api" => pair("password", "hush", true),
-                    _ => Keys::new(),
-                }))
-            }
-        }
-        let values: Arc<dyn Values> = Arc::new(Fixed);
-        let upstream = Arc::new(BTreeSet::from(["db".parse().unwrap()]));
-        let context = Context {
-            bucket: BucketId::from_uuid(Uuid::from_u128(3)),
-            allocation: &allocation,
-            worker: &worker,
-            upstream: &upstream,
-            values: &values,
-        };
-        let text = |problems: Vec<Diagnostic>| problems[0].to_string();
-        let templates = Templates::compile(&job, vec![source]).map_err(text)?;
-        let shown = |file: &Rendered| {
-            let mark = if file.private { "[private]" } else { "" };
-            format!("{}{mark}", String::from_utf8(file.content.clone()).unwrap())
-        };
-        templates.render(&context).map(|files| shown(&files[0])).map_err(|failed| text(failed.problems))
-    }
-
-    #[test]
-    fn names_functions_and_values() {
-        assert_eq!(render("{{ worker_ip }} {{ new_version }} {{ labels | join(',') }}\n").unwrap(), "w1 1.2.0 web\n");
-        assert_eq!(
-            render("{{ get('vars/job/api', 'db_name') }}{{ get_optional('vars/job/api', 'no') }}").unwrap(),
-            "x"
-        );
-        assert_eq!(
-            render("{{ keys('vars/job/api') | join }} {{ max(int('2'), 3) + 1 }} {{ join(split('a,b', ','), '-') }}")
-                .unwrap(),
-            "db_name 4 a-b"
-        );
-        assert_eq!(render("{{ get('vars/job/db', 'port') }}").unwrap(), "5432", "of a job that is demanded");
-        assert_eq!(render("{{ get_secret('password') }}").unwrap(), "hush[private]");
-        assert_eq!(render("{{ get('secrets/job/api', 'password') | upper }}").unwrap(), "HUSH[private]");
-        assert_eq!(render("{{ keys('secrets/job/api') | join }}").unwrap(), "password", "a name is no secret");
-        assert_eq!(render("{{ '<&>' }}").unwrap(), "<&>", "nothing is escaped");
-    }
-
-    #[test]
-    fn errors_say_where_why_and_what_to_do() {
-        assert_eq!(
-            render("a\nb\n{{ get('vars/job/api', 'db_host') }}").unwrap_err(),
-            "error[MD0042]: template reads a key that does not exist: \"db_host\" in vars/job/api\n\
-             \x20 at workspace/jobs/api/conf/a.j2:3\n\
-             \x20 keys there: db_name\n\
-             \x20 for api on w1\n\
-             \x20 do: add it to vars.toml, write it in a pre_deploy hook, or read it with get_optional"
-        );
-        for (text, code) in [
-            ("{{ nowhere }}", "MD0041"),
-            ("{{ nothing() }}", "MD0041"),
-            ("{{ get('vars/job/other', 'k') }}", "MD0043"),
-            ("{{ keys('maand/worker/w2') }}", "MD0043"),
-            ("{% if %}", "MD0040"),
-            ("{{ int('x') }}", "MD0044"),
-            ("{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}", "MD0044"),
-        ] {
-            let said = render(text).unwrap_err();
-            assert!(said.contains(code) && said.contains("conf/a.j2"), "{text}: {said}");
-        }
-    }
-
-    #[test]
-    fn an_error_repeats_no_secret() {
-        for text in [
-            "{{ int(get_secret('password')) }}",
-            "{% set s = get_secret('password') %}{{ s.nothing.at.all }}",
-            "{{ get_secret('password') | abs }}",
-            "{{ get('vars/job/api', get_secret('password')) }}",
-            "{{ get(get_secret('password'), 'x') }}",
-        ] {
-            let said = render(text).unwrap_err();
-            assert!(!said.contains("hush"), "{text}: {said}");
-        }
-    }
 }

@@ -1,10 +1,11 @@
-//! The bucket's secrets, opened once and again when one changes: what [`Redactor`] takes out of output.
+//! The bucket's secrets and the keys of its certificates, opened once and again when one changes: what [`Redactor`] takes out of output.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
 
 use super::SealingKey;
+use crate::catalog::certificates;
 use crate::catalog::kv::{self, Stamp};
 use crate::model::Redactor;
 
@@ -21,7 +22,7 @@ struct Held {
 }
 
 impl Known {
-    /// A redactor of every secret of every job, older values that are still kept included: a job may go on
+    /// A redactor of every secret of every job and the key of every certificate, older values that are still kept included: a job may go on
     /// with one until it is started anew. Always to be asked with the same connection.
     pub fn redactor(&self, connection: &Connection, key: &SealingKey) -> Arc<Redactor> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,7 +49,8 @@ fn read(connection: &Connection, key: &SealingKey, held: Option<Held>) -> crate:
     if let Some(held) = held.filter(|held| held.stamp == stamp) {
         return Ok(Held { version, ..held });
     }
-    let sealed = kv::secrets(connection)?;
+    let mut sealed = kv::secrets(connection)?;
+    sealed.extend(certificates::sealed_keys(connection)?);
     // One that does not open was altered, and is nobody's secret any more.
     let open = |(namespace, name, stored): &(String, String, String)| key.open_value(namespace, name, stored).ok();
     let values: Vec<_> = sealed.iter().filter_map(open).collect();

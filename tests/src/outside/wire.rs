@@ -170,8 +170,8 @@ pub(super) fn logs(bytes: &[u8]) {
     for chunk in &batch.chunks {
         let Ok(content) = chunk.content() else { continue };
         for known in [0, 1, chunk.offset, chunk.offset.saturating_add(1), u64::MAX] {
-            let Some((rest, end)) = chunk.beyond(&content, known) else { continue };
-            assert!(!rest.is_empty() && content.ends_with(rest) && end <= MAX_STREAM && end > known);
+            let Some((rest, end)) = chunk.beyond(content.own(), known) else { continue };
+            assert!(!rest.is_empty() && content.own().ends_with(rest) && end <= MAX_STREAM && end > known);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! `POST /v1/self/logs`: output of make targets and scripts, into the bucket's logs; that of operations
-//! also to who follows them. Agents cut at line ends.
+//! also to who follows them. Agents cut at line ends; where they cannot, they send what is around with it.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ pub(super) async fn logs(
     let Json(batch) = batch.map_err(rejected)?;
     let mut chunks = Vec::new();
     for chunk in batch.chunks {
-        let bytes = chunk.content().map_err(Refusal::bad)?;
-        chunks.push((chunk, bytes));
+        let content = chunk.content().map_err(Refusal::bad)?;
+        chunks.push((chunk, content));
     }
-    let total = chunks.iter().map(|(_, bytes)| bytes.len()).sum();
+    let total = chunks.iter().map(|(_, content)| content.all.len()).sum();
     if !state.output.allow_output(worker, total, clock::instant()) {
         return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too much output from this worker"));
     }
@@ -45,12 +45,13 @@ pub(super) async fn logs(
             let Some(desired) = desired::state(connection, worker)? else { return Ok(()) };
             // Before it is written anywhere: what a job prints of the bucket's secrets goes no further.
             let redactor = held.known.redactor(connection, &held.sealing);
-            for (chunk, bytes) in &chunks {
+            for (chunk, content) in &chunks {
                 let Some(of) = owned(connection, worker, &desired, chunk)? else { continue };
                 // An agent that was ended sends again what it does not know to have sent, cut elsewhere.
                 let known = logged::written(connection, worker, chunk)?;
-                let Some((bytes, end)) = chunk.beyond(bytes, known) else { continue };
-                let bytes = redactor.bytes(bytes);
+                let Some((rest, end)) = chunk.beyond(content.own(), known) else { continue };
+                // In what it was cut out of: a secret that lies across an end of it is none of it shown.
+                let bytes = redactor.within(&content.all, content.own.end - rest.len()..content.own.end);
                 // Written first: after a crash in between a line comes twice rather than never.
                 let text = String::from_utf8_lossy(&bytes);
                 let omitted = (chunk.omitted > 0).then(|| format!("({} bytes left out here)", chunk.omitted));

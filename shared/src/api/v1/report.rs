@@ -167,13 +167,14 @@ impl Report {
         std::iter::once(version).chain(refused).chain(facts).for_each(&mut each);
         for allocation in &mut self.allocations {
             let health = allocation.health.as_mut().and_then(|health| health.problem.as_mut());
-            let action = allocation.action.as_mut();
-            let said = action.into_iter().flat_map(|action| {
-                let reason = match &mut action.outcome {
+            let action = allocation.action.as_mut().map(|action| (&mut action.outcome, &mut action.tail));
+            let boot = allocation.boot.as_mut().map(|boot| (&mut boot.outcome, &mut boot.tail));
+            let said = action.into_iter().chain(boot).flat_map(|(outcome, tail)| {
+                let reason = match outcome {
                     Some(Outcome::Refused { reason }) => Some(reason),
                     _ => None,
                 };
-                action.tail.iter_mut().chain(reason)
+                tail.iter_mut().chain(reason)
             });
             let own = allocation.version.iter_mut().chain(&mut allocation.problem);
             own.chain(health).chain(said).for_each(&mut each);
@@ -199,6 +200,9 @@ impl ObservedAllocation {
         }
         if let Some(boot) = &mut self.boot {
             cut(&mut boot.tail, MAX_TAIL);
+            if let Some(Outcome::Refused { reason }) = &mut boot.outcome {
+                shorten(reason, MAX_TAIL);
+            }
         }
         self.unhealed.truncate(MAX_PATHS);
         if let Some(health) = &mut self.health {
@@ -292,4 +296,60 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_that_may_be_output_is_looked_at_and_has_a_bound() {
+        let long = "canary".repeat(MAX_TAIL);
+        let ended = |tail: &str| Some(Outcome::Refused { reason: tail.to_owned() });
+        let tail = Some(long.clone());
+        let action = ObservedAction {
+            id: ActionId::from_uuid(Uuid::from_u128(1)),
+            outcome: ended(&long),
+            started_ms: 0,
+            duration_ms: 0,
+            tail: tail.clone(),
+        };
+        let boot = ObservedBoot { outcome: ended(&long), tail: tail.clone(), ..ObservedBoot::default() };
+        let allocation = ObservedAllocation {
+            alloc_id: AllocId::from_uuid(Uuid::from_u128(2)),
+            job: "api".parse().unwrap(),
+            bundle: None,
+            version: tail.clone(),
+            purged: false,
+            phase: Phase::Idle,
+            process: Process::Unknown,
+            action: Some(action),
+            problem: tail.clone(),
+            boot: Some(boot),
+            unhealed: vec![],
+            drift: vec![],
+            unmanaged: vec![],
+            health: None,
+            fetched: None,
+        };
+        let mut report = Report {
+            agent_version: long,
+            session: 1,
+            number: 1,
+            boot_id: Uuid::nil(),
+            clock_ms: 0,
+            accepted: None,
+            essence: None,
+            refused: tail,
+            allocations: vec![allocation],
+            operations: vec![],
+            facts: None,
+        };
+        report.bound().unwrap();
+        let size = serde_json::to_string(&report).unwrap().len();
+        assert!(size < 6 * MAX_TAIL + 2 * MAX_VERSION + 2000, "{size} bytes are left");
+        report.texts(|text| *text = "clean".to_owned());
+        let said = serde_json::to_string(&report).unwrap();
+        assert!(!said.contains("canary") && said.matches("clean").count() == 8, "{said}");
+    }
 }
