@@ -6,6 +6,7 @@
 pub const FAILPOINTS: &[&str] = &[
     "accept::before",
     "accept::after",
+    "accept::granted",
     "fetch::after_list",
     "fetch::after_pack",
     "store::before_rename",

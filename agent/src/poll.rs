@@ -12,7 +12,6 @@ use shared::backoff::Backoff;
 use shared::diagnostic::chain;
 
 use crate::client::{Answer, Client, Failed, Polled};
-use crate::clock;
 use crate::config::Config;
 use crate::reconcile::grant::Grant;
 use crate::reconcile::{Accepted, Verdict, verdict};
@@ -21,6 +20,7 @@ use crate::state::durable;
 use crate::state::layout::Layout;
 use crate::state::ledger::Ledger;
 use crate::work::Workshop;
+use crate::{clock, failpoint};
 
 /// Longest time that one round takes beside its wait: connecting, the answer, asking once more, a pause after trouble.
 const EXCHANGE: Duration = Duration::from_secs(150);
@@ -178,6 +178,7 @@ async fn offered(
             describe(layout, &state);
             if let Some(grant) = grant {
                 shop.confirmed(grant);
+                failpoint::hit("accept::granted");
             }
             shop.set(state);
             true

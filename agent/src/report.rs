@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shared::api::v1;
 use shared::api::v1::facts::WorkerFacts;
 use shared::api::v1::health::ObservedHealth;
 use shared::api::v1::report::{Fetched, MAX_PATHS, ObservedAllocation, Phase, Report};
@@ -206,7 +207,13 @@ pub async fn send_all(
                     let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
                     number += 1;
                     match report(&ledger, &transient, session, number, boot_id, told_facts) {
-                        Ok(report) => client.report(&report).await.map(|()| facts),
+                        Ok(mut report) => {
+                            // One that the controller will not take is no report at all.
+                            if report.fit(v1::REPORT_CAP) {
+                                tracing::warn!(allocations = report.allocations.len(), "report_shortened");
+                            }
+                            client.report(&report).await.map(|()| facts)
+                        }
                         Err(error) => {
                             tracing::error!(error = shared::diagnostic::chain(&error), "ledger_unreadable");
                             break;
@@ -244,7 +251,9 @@ pub async fn send_all(
 
 /// The only report of a process that sends but one.
 pub fn once(ledger: &Ledger, transient: &Transient, session: u64) -> crate::state::ledger::Result<Report> {
-    report(ledger, transient, session, 1, machine::boot_id(), None)
+    let mut report = report(ledger, transient, session, 1, machine::boot_id(), None)?;
+    report.fit(v1::REPORT_CAP);
+    Ok(report)
 }
 
 fn report(

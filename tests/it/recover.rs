@@ -252,7 +252,7 @@ fn a_backup_of_long_ago_takes_nobody_back_and_a_worker_that_it_does_not_know_is_
     std::fs::remove_dir_all(bucket.path("workspace")).unwrap();
     std::fs::rename(&newest, bucket.path("workspace")).unwrap();
     bucket.maand(&["build"]).expect(0);
-    hosts[..2].iter().for_each(|host| drop(bucket.maand(&["agent", "ping", host]).expect(0)));
+    hosts[..2].iter().for_each(|host| drop(bucket.maand(&["agent", "ping", host, "--timeout", "30"]).expect(0)));
     agents[2].kill();
     agents[2].enrol_again(&bucket).expect(0);
     agents[2].start();

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,7 +13,7 @@ use crate::poll;
 use crate::process::{Output, Running, finish};
 
 /// What a machine has beside the smallest Debian.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,make,python3-minimal";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,make,python3-minimal,rpm";
 /// Time to make the root: 300 MB are fetched and unpacked.
 const MAKE: Duration = Duration::from_secs(600);
 /// Time until a machine has booted.
@@ -48,8 +49,11 @@ impl Site {
 
     fn make(cache: &Path, packages: &Path) -> Result<Self, String> {
         let root = debian(cache)?;
-        let prefix = format!("mnb{}", std::process::id());
-        let place = std::env::temp_dir().join(format!("maand-booted-{}", std::process::id()));
+        // One for each site, also of those in one process; interfaces have short names.
+        static SITES: AtomicU8 = AtomicU8::new(b'a');
+        let letter = char::from(SITES.fetch_add(1, Ordering::Relaxed));
+        let prefix = format!("mnb{}{letter}", std::process::id());
+        let place = std::env::temp_dir().join(format!("maand-booted-{}{letter}", std::process::id()));
         std::fs::create_dir_all(&place).map_err(|error| error.to_string())?;
         let mut site = Self { root, place, packages: packages.to_owned(), prefix, networks: Vec::new() };
         // Memory, not disk: an overlay over an overlay is refused, and nothing of it shall stay.
@@ -250,11 +254,17 @@ fn debian(cache: &Path) -> Result<PathBuf, String> {
         (Some("debian"), Some(codename)) => codename.to_owned(),
         _ => return Err("this machine is no Debian, so it knows no mirror of one".into()),
     };
-    let root = cache.join(format!("debian-{codename}-1"));
+    let root = cache.join(format!("debian-{codename}-2"));
     if root.is_dir() {
         return Ok(root);
     }
     std::fs::create_dir_all(cache).map_err(|error| error.to_string())?;
+    // Made once, whoever asks at the same time.
+    let lock = std::fs::File::create(cache.join("lock")).map_err(|error| error.to_string())?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
+    if root.is_dir() {
+        return Ok(root);
+    }
     let half = cache.join(format!("half-{}", std::process::id()));
     let mut command = Command::new("debootstrap");
     command.args(["--variant=minbase", &format!("--include={PACKAGES}"), &codename]).arg(&half).arg(mirror(&codename)?);
@@ -269,8 +279,7 @@ fn debian(cache: &Path) -> Result<PathBuf, String> {
         Err(made.stdout)
     };
     drop(std::fs::remove_dir_all(&half));
-    // Somebody else may have been sooner.
-    if root.is_dir() { Ok(root) } else { whole.map(|()| root) }
+    whole.map(|()| root)
 }
 
 /// Where this machine's apt gets that release from.

@@ -68,7 +68,7 @@ impl Link {
         let address: SocketAddr = (bucket.address(254), bucket.port()).into();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let state = Arc::new(State::default());
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        let listener = runtime.block_on(async { listen(address) });
         let held = state.clone();
         runtime.spawn(async move {
             loop {
@@ -95,6 +95,11 @@ impl Link {
     /// Bytes a second downwards on one connection, from now on.
     pub fn at_most(&self, bytes: u64) {
         self.state.rate.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Cuts all connections.
+    pub fn cut(&self) {
+        self.state.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// Nothing arrives any more in a direction, and nobody is told: what is sent waits.
@@ -140,6 +145,15 @@ impl State {
         every.1 = 0;
         (usize::try_from(left).unwrap(), true)
     }
+}
+
+fn listen(address: SocketAddr) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    // Each connection of it has the same.
+    socket.set_send_buffer_size(BUFFER).unwrap();
+    socket.bind(address).unwrap();
+    socket.listen(64).unwrap()
 }
 
 async fn carry(state: Arc<State>, mut near: TcpStream, controller: SocketAddr) {

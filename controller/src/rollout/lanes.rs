@@ -1,12 +1,11 @@
-//! A job's releases: sending them, hearing of them, giving them up. One lane at a time is open: the
+//! A job's releases: sending them and hearing of them; `waits.rs` has what becomes of those that are not heard of. One lane at a time is open: the
 //! stops and removals, one batch, or the drained ones that get their files.
 
 use std::collections::BTreeMap;
 
-use shared::api::v1::desired::{Fence, RunState};
+use shared::api::v1::desired::RunState;
 use shared::{ActionId, ActionKind, AllocId, Host, WorkerId};
 
-use super::Limits;
 use super::event::{Effect, Ids, Moved, Observed, Release};
 use super::flight::{Fate, Flight, Leaves, Verdict, Why};
 use super::job::{JobRollout, Phase};
@@ -15,14 +14,14 @@ use crate::plan::{Move, Rest, Settle};
 
 /// What a member of the open lane is about.
 #[derive(Debug, Clone)]
-struct Member {
+pub(super) struct Member {
     host: Host,
     leaves: Leaves,
-    what: What,
+    pub(super) what: What,
 }
 
 #[derive(Debug, Clone)]
-enum What {
+pub(super) enum What {
     Move(Move),
     Settle(Settle),
 }
@@ -66,7 +65,7 @@ impl JobRollout {
         }
     }
 
-    fn release_settle(&mut self, step: &Settle, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
+    pub(super) fn release_settle(&mut self, step: &Settle, now_ms: i64, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
         let flight = Flight::new(ids.action_id(), now_ms, 0);
         effects.push(Effect::Release(self.settle_release(step, flight.action_id)));
         effects.push(self.moved(
@@ -115,7 +114,7 @@ impl JobRollout {
     }
 
     /// Not waited for: it is done when its agent is back.
-    fn leave(&mut self, step: &Settle, effects: &mut Vec<Effect>) {
+    pub(super) fn leave(&mut self, step: &Settle, effects: &mut Vec<Effect>) {
         let assumed_dead = step.gone && matches!(step.rest, Rest::Remove { .. });
         let what = if assumed_dead { Moved::AssumedDead } else { Moved::Left };
         effects.push(self.moved(Some(&step.host), what));
@@ -201,7 +200,7 @@ impl JobRollout {
     }
 
     /// What `alloc` is about, while it is in the open lane.
-    fn member(&self, alloc: AllocId) -> Option<Member> {
+    pub(super) fn member(&self, alloc: AllocId) -> Option<Member> {
         let settle = |step: &Settle, rest: Rest| Member {
             host: step.host.clone(),
             leaves: match rest {
@@ -331,149 +330,10 @@ impl JobRollout {
         self.end_flight(alloc, Fate::Failed { why });
     }
 
-    fn end_flight(&mut self, alloc: AllocId, fate: Fate) {
+    pub(super) fn end_flight(&mut self, alloc: AllocId, fate: Fate) {
         if let Some(flight) = self.flights.get_mut(&alloc) {
             flight.fate = Some(fate);
             self.unsaved.flights.insert(alloc);
         }
-    }
-
-    /// An agent has accepted `fence`: what was released to it until then is with it.
-    pub(super) fn accepted(&mut self, worker: WorkerId, fence: Fence, now_ms: i64) {
-        let settle = |steps: &[Settle]| -> Vec<AllocId> {
-            steps.iter().filter(|step| step.worker_id == worker).map(|step| step.alloc_id).collect()
-        };
-        let here = match self.phase {
-            Phase::Settling | Phase::Removing => settle(&self.plan.settle),
-            Phase::Promoting => settle(&self.plan.promotes),
-            Phase::Rolling { batch } | Phase::Judging { batch } => {
-                let members = self.plan.batches.get(batch).into_iter().flatten();
-                members.filter(|step| step.worker_id == worker).map(|step| step.alloc_id).collect()
-            }
-            _ => return,
-        };
-        for alloc in here {
-            if self.flights.get_mut(&alloc).is_some_and(|flight| flight.accepted(fence, now_ms)) {
-                self.unsaved.flights.insert(alloc);
-            }
-        }
-    }
-
-    /// The driver has written the release of `alloc` under `fence`.
-    pub(super) fn released_in(&mut self, alloc: AllocId, fence: Fence) {
-        if let Some(flight) = self.flights.get_mut(&alloc) {
-            flight.fence = Some(fence);
-            self.unsaved.flights.insert(alloc);
-        }
-    }
-
-    /// Who was not picked up in time is out of reach; whose result is overdue has failed.
-    pub(super) fn tick(&mut self, now_ms: i64, limits: &Limits, ids: &mut impl Ids, effects: &mut Vec<Effect>) {
-        let open: Vec<AllocId> = self.flights.iter().filter(|(_, f)| f.is_open()).map(|(alloc, _)| *alloc).collect();
-        for alloc in open {
-            let flight = &self.flights[&alloc];
-            if flight.taken_back_ms.is_some() {
-                if flight.is_given_up(now_ms, self.driven_ms) {
-                    self.give_up(alloc, effects);
-                }
-            } else if let Some(why) = flight.overdue(now_ms, self.driven_ms, self.plan.timeout_s) {
-                match self.member(alloc).map(|member| member.what) {
-                    // It is with its agent, which has not begun it: it is not to be begun later.
-                    Some(What::Move(step)) if !flight.begun => self.withdraw(&step, now_ms, effects),
-                    _ => self.fail(alloc, why, effects),
-                }
-            } else if flight.is_out_of_reach(now_ms, self.driven_ms, limits.pickup_ms) {
-                let Some(member) = self.member(alloc) else { continue };
-                match member.what {
-                    // A stop that hooks were to follow: nobody waits for them now, and should it come back it
-                    // is to clean up.
-                    What::Settle(step) if step.gone && self.is_removal(&step) => {
-                        let step = Settle { rest: Rest::Remove { stop: true }, online: false, ..step };
-                        self.release_settle(&step, now_ms, ids, effects);
-                    }
-                    What::Settle(step) => self.leave(&step, effects),
-                    What::Move(step) => self.withdraw(&step, now_ms, effects),
-                }
-            }
-        }
-    }
-
-    /// Whether `step` is the stop that comes before a removal.
-    fn is_removal(&self, step: &Settle) -> bool {
-        let planned = self.plan.settle.iter().find(|planned| planned.alloc_id == step.alloc_id);
-        step.rest == Rest::Stop && planned.is_some_and(|planned| matches!(planned.rest, Rest::Remove { .. }))
-    }
-
-    /// Takes a release back that was not begun: what comes late must not restart anything. It is given up when
-    /// its agent's lease is over ([`shared::api::LEASE_MS`]).
-    fn withdraw(&mut self, step: &Move, now_ms: i64, effects: &mut Vec<Effect>) {
-        self.take_back(step, now_ms, effects);
-        effects.push(self.moved(Some(&step.host), Moved::TakenBack));
-    }
-
-    fn take_back(&mut self, step: &Move, now_ms: i64, effects: &mut Vec<Effect>) {
-        if let Some(flight) = self.flights.get_mut(&step.alloc_id) {
-            (flight.ended_ms, flight.taken_back_ms) = (Some(now_ms), Some(now_ms));
-        }
-        let (alloc_id, worker_id, bundle) = (step.alloc_id, step.worker_id, step.to);
-        self.unsaved.flights.insert(alloc_id);
-        effects.push(Effect::Withdraw { alloc_id, worker_id, bundle });
-    }
-
-    /// The driver has written that the release of `alloc` is taken back; nobody is told of it from `now_ms` on.
-    pub(super) fn taken_back_at(&mut self, alloc: AllocId, now_ms: i64) {
-        if let Some(flight) = self.flights.get_mut(&alloc).filter(|flight| flight.taken_back_ms.is_some()) {
-            flight.taken_back_ms = Some(now_ms);
-            self.unsaved.flights.insert(alloc);
-        }
-    }
-
-    /// What was taken back was not begun, and cannot be any more.
-    fn give_up(&mut self, alloc: AllocId, effects: &mut Vec<Effect>) {
-        let flight = &self.flights[&alloc];
-        if flight.picked_up_ms.is_some() && !flight.is_held {
-            // Its agent had it and did not get to it.
-            let why = Why::NoResult { waited_ms: flight.waited_ms(), problem: flight.problem.clone() };
-            self.fail(alloc, why, effects);
-        } else {
-            self.end_flight(alloc, Fate::Deferred);
-        }
-    }
-
-    /// The job goes on without those of a batch that are out of reach.
-    pub(super) fn defer(&self, batch: usize, effects: &mut Vec<Effect>) {
-        for step in self.plan.batches.get(batch).into_iter().flatten() {
-            let Some(flight) = self.flights.get(&step.alloc_id) else { continue };
-            if flight.fate == Some(Fate::Deferred) {
-                effects.push(Effect::Deferred {
-                    alloc_id: step.alloc_id,
-                    since_ms: flight.released_ms,
-                    bundle: step.to,
-                    version: step.new_version.clone(),
-                });
-                if !flight.is_held {
-                    effects.push(self.moved(Some(&step.host), Moved::Deferred));
-                }
-            }
-        }
-    }
-
-    /// Ends a job that the operator does not want to go on: what was not picked up is taken back, what
-    /// runs runs to its end unobserved.
-    pub(super) fn abort(&mut self, now_ms: i64, effects: &mut Vec<Effect>) {
-        let open: Vec<AllocId> = self.flights.iter().filter(|(_, f)| f.is_open()).map(|(alloc, _)| *alloc).collect();
-        for alloc in open {
-            match self.member(alloc).map(|member| member.what) {
-                Some(What::Move(step)) if self.flights[&alloc].picked_up_ms.is_none() => {
-                    if self.flights[&alloc].taken_back_ms.is_none() {
-                        self.withdraw(&step, now_ms, effects);
-                    }
-                    // Nothing comes after it that would have to wait.
-                    self.end_flight(alloc, Fate::Deferred);
-                }
-                _ => self.end_flight(alloc, Fate::Left),
-            }
-        }
-        self.finish(super::job::End::Aborted, effects);
     }
 }

@@ -8,6 +8,7 @@ mod hooked;
 pub mod job;
 mod lanes;
 pub mod late;
+mod waits;
 
 use std::collections::BTreeMap;
 

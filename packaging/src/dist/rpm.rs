@@ -9,6 +9,7 @@ use super::doc;
 use super::elf::Machine;
 use super::package::Package;
 use super::script;
+use super::tree::Entry;
 
 /// The package's bytes.
 pub fn make(package: &Package, machine: Machine, release: Release<'_>) -> io::Result<Vec<u8>> {
@@ -45,6 +46,13 @@ pub fn make(package: &Package, machine: Machine, release: Release<'_>) -> io::Re
             options = options.doc();
         }
         builder.with_file_contents(content, options).map_err(failed)?;
+    }
+    // Directories that are this package's alone, so that they go with it; all others are the distribution's.
+    for (path, entry) in tree.entries() {
+        if *entry == Entry::Dir && path.split('/').any(|part| part == "maand" || part == package.name) {
+            let options = FileOptions::dir(format!("/{path}")).permissions(0o755).user("root").group("root");
+            builder.with_dir_entry(options).map_err(failed)?;
+        }
     }
     for hook in script::RPM {
         let text = Scriptlet::new(package.script.text(hook, "systemctl")).prog(vec!["/bin/sh"]);

@@ -105,7 +105,7 @@ const BOTH: &str = "start 0.0.0 0.0.0\nrestart 0.0.0 0.0.0\n";
 fn an_agent_that_stood_still_over_its_lease_does_not_begin_what_was_given_up() {
     let mut fleet = fleet(2);
     fleet.agents[0].kill();
-    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::after")]);
+    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::granted")]);
     fleet.agents[0].wait_online(&fleet.bucket);
     // No file changes: there is nothing to be fetched, and the restart could begin at once.
     let mut deploy = fleet.bucket.start("deploy", &["deploy", "--force"]);
@@ -113,7 +113,7 @@ fn an_agent_that_stood_still_over_its_lease_does_not_begin_what_was_given_up() {
     assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
     is_deferred(&fleet, 0);
     fleet.agents[0].process().signal(Signal::CONT);
-    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0]]).expect(0);
+    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0], "--timeout", "30"]).expect(0);
     assert_eq!(fleet.agents[0].read("api", "data/ran"), STARTED);
     // What was given up is done when it is asked for again, once.
     fleet.bucket.maand(&["deploy", "--force"]).expect(0);
@@ -156,7 +156,7 @@ fn with_a_dead_link_an_action_that_had_to_wait_is_not_begun_after_its_batch_was_
     let link = Link::to(&fleet.bucket);
     fleet.agents[0].kill();
     link.carries(&fleet.agents[0]);
-    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::after")]);
+    fleet.agents[0].start_with(&[("MAAND_STOPPOINT", "accept::granted")]);
     fleet.agents[0].wait_online(&fleet.bucket);
     let own = fleet.agents[0].bucket_dir().join(".maand");
     let by_hand = agent::alone::try_take(&own, "api").unwrap().unwrap();
@@ -172,9 +172,20 @@ fn with_a_dead_link_an_action_that_had_to_wait_is_not_begun_after_its_batch_was_
     assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
     is_deferred(&fleet, 0);
     drop(by_hand);
+    // Its question went into the dead link long ago; now it learns that there will be no answer.
+    link.cut();
+    poll::until("the agent to say why it does nothing", poll::LONG, || {
+        let said = log(&fleet, 0);
+        if said.contains("not begun: the controller is asked first whether it still holds") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    assert_eq!(fleet.agents[0].read("api", "data/ran"), STARTED);
     link.flow(Way::Up);
     link.flow(Way::Down);
-    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0]]).expect(0);
+    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0], "--timeout", "30"]).expect(0);
     assert_eq!(fleet.agents[0].read("api", "data/ran"), STARTED);
     fleet.bucket.maand(&["deploy", "--force"]).expect(0);
     assert_eq!(fleet.agents[0].read("api", "data/ran"), BOTH);

@@ -22,7 +22,7 @@ fn one_direction_is_dead(way: Way) {
     fleet.agents[0].start();
     fleet.agents[0].wait_online(&fleet.bucket);
     // Until its poll waits: it has said that it accepted the newest, and nothing more is said.
-    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0]]).expect(0);
+    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0], "--timeout", "30"]).expect(0);
     let mut seen = (0, 0);
     poll::until("its poll to wait", poll::LONG, || {
         let before = std::mem::replace(&mut seen, (link.bytes(Way::Up), link.bytes(Way::Down)));
@@ -46,7 +46,7 @@ fn one_direction_is_dead(way: Way) {
     let row = fleet.bucket.cat("deployments")[0].clone();
     assert!(row["agent"].as_str().unwrap_or_default().starts_with("deferred since 20"), "{row}");
     link.flow(way);
-    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0]]).expect(0);
+    fleet.bucket.maand(&["agent", "ping", &fleet.hosts[0], "--timeout", "30"]).expect(0);
     let said = fleet.agents[0].process().printed();
     assert!(said.contains("desired_superseded"), "{said}");
     assert_eq!(fleet.agents[0].read("api", "data/ran"), "start 0.0.0 0.0.0\n", "its batch was given up");

@@ -5,6 +5,7 @@
 mod ends;
 mod fleet;
 mod life;
+mod rpm;
 mod second;
 mod start;
 

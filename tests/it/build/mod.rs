@@ -101,7 +101,7 @@ fn stored_by_a_hook(bucket: &Bucket, namespace: &str, key: &str, value: &str) {
 }
 
 /// The same for a secret, sealed with the bucket's key.
-fn secret_of_a_hook(bucket: &Bucket, job: &str, key: &str, value: &str) {
+pub(crate) fn secret_of_a_hook(bucket: &Bucket, job: &str, key: &str, value: &str) {
     let namespace = format!("secrets/job/{job}");
     let sealing = controller::secrets::SealingKey::load(&bucket.path("secrets/kv.key")).unwrap();
     stored_by_a_hook(bucket, &namespace, key, &sealing.seal_value(&namespace, key, value).unwrap());

@@ -231,7 +231,7 @@ fn a_flood_is_told_to_come_back_and_huge_reports_are_refused() {
     };
     let many: Vec<String> = (0..2100).map(foreign).collect();
     let cases = [
-        ("half a megabyte and a byte", "x".repeat(v1::REPORT_CAP + 1), 413),
+        ("two megabytes and a byte", "x".repeat(v1::REPORT_CAP + 1), 413),
         ("nested a thousand deep", format!("{}{}", "[".repeat(1000), "]".repeat(1000)), 422),
         ("more allocations than a worker can have", report(&many.join(",")), 400),
         ("an allocation of somebody else", report(&foreign(7)), 200),

@@ -12,7 +12,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use shared::api::v1::want::WantList;
-use shared::{BlobDigest, PackDigest};
+use shared::{BlobDigest, PackDigest, pack};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
@@ -20,7 +20,7 @@ use super::reports::rejected;
 use crate::bundle::packs::PRIVATE_CAP;
 use crate::catalog::desired;
 use crate::serve::State;
-use crate::serve::download::Paced;
+use crate::serve::download::{Download, Paced};
 use crate::serve::error::Refusal;
 use crate::serve::identity::Caller;
 
@@ -67,45 +67,66 @@ pub(super) async fn pack(
         if !state.downloads.has_room(&mut download, total.min(PRIVATE_CAP), PATIENCE).await {
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the controller is busy, come back"));
         }
+        // Made anew each time, of the same blobs the same bytes.
+        let digest = pack::digest(wants.keys().copied());
         let made = tokio::task::spawn_blocking(move || held.packs.private_pack(&held.sealing, &wants)).await;
         let bytes = made.map_err(|error| Refusal::internal(&error))?.map_err(|error| Refusal::internal(&error))?;
-        let len = bytes.len() as u64;
-        let stream = ReaderStream::new(Paced::new(std::io::Cursor::new(bytes), len, download));
-        let mut response = Body::from_stream(stream).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let part = Part::of(&headers, digest, bytes.len() as u64)?;
+        let mut bytes = std::io::Cursor::new(bytes);
+        bytes.set_position(part.start);
+        let mut response = part.answer(Body::from_stream(ReaderStream::new(part.paced(bytes, download))));
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return Ok(response);
     }
     let made = tokio::task::spawn_blocking(move || held.packs.open_pack(&wants)).await;
     let (digest, mut file, len) =
         made.map_err(|error| Refusal::internal(&error))?.map_err(|error| Refusal::internal(&error))?;
-    let start = match range(&headers, &digest) {
-        Some(start) if start > len => {
-            return Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", "the pack is not that long"));
+    let part = Part::of(&headers, digest, len)?;
+    file.seek(SeekFrom::Start(part.start)).map_err(|error| Refusal::internal(&error))?;
+    let file = tokio::fs::File::from_std(file).take(len - part.start);
+    Ok(part.answer(Body::from_stream(ReaderStream::with_capacity(part.paced(file, download), 256 << 10))))
+}
+
+/// What of a pack is answered: from where on.
+struct Part {
+    digest: PackDigest,
+    start: u64,
+    len: u64,
+}
+
+impl Part {
+    /// What is asked for of a pack of `len` bytes.
+    fn of(headers: &HeaderMap, digest: PackDigest, len: u64) -> Result<Self, Refusal> {
+        match range(headers, &digest).unwrap_or(0) {
+            start if start > len => {
+                Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", "the pack is not that long"))
+            }
+            start => Ok(Self { digest, start, len }),
         }
-        Some(start) => start,
-        None => 0,
-    };
-    file.seek(SeekFrom::Start(start)).map_err(|error| Refusal::internal(&error))?;
-    let paced = Paced::new(tokio::fs::File::from_std(file).take(len - start), len - start, download);
-    let stream = ReaderStream::with_capacity(paced, 256 << 10);
-    let mut response = Body::from_stream(stream).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len - start));
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let Ok(tag) = HeaderValue::from_str(&etag(&digest)) {
-        headers.insert(header::ETAG, tag);
     }
-    if start > 0 {
-        if let Ok(range) = HeaderValue::from_str(&format!("bytes {start}-{}/{len}", len.saturating_sub(1))) {
-            headers.insert(header::CONTENT_RANGE, range);
+
+    fn paced<R>(&self, bytes: R, download: Download) -> Paced<R> {
+        Paced::new(bytes, self.len - self.start, download)
+    }
+
+    fn answer(&self, body: Body) -> Response {
+        let Self { digest, start, len } = self;
+        let mut response = body.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zstd"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len - start));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Ok(tag) = HeaderValue::from_str(&etag(digest)) {
+            headers.insert(header::ETAG, tag);
         }
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        if *start > 0 {
+            if let Ok(range) = HeaderValue::from_str(&format!("bytes {start}-{}/{len}", len.saturating_sub(1))) {
+                headers.insert(header::CONTENT_RANGE, range);
+            }
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
     }
-    Ok(response)
 }
 
 fn etag(digest: &PackDigest) -> String {

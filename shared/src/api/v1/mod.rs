@@ -5,6 +5,7 @@ pub mod desired;
 pub mod enrol;
 pub mod error;
 pub mod facts;
+pub mod fit;
 pub mod health;
 pub mod leave;
 pub mod logs;
@@ -39,7 +40,7 @@ pub const LEAVE: &str = "/v1/self/leave";
 /// Cap of an enrolment's body.
 pub const ENROL_CAP: usize = 16 << 10;
 /// Cap of a report's body.
-pub const REPORT_CAP: usize = 512 << 10;
+pub const REPORT_CAP: usize = 2 << 20;
 /// Cap of a leave's body.
 pub const LEAVE_CAP: usize = 1 << 10;
 /// Cap of a chunk of output.
