@@ -14,7 +14,9 @@ use uuid::Uuid;
 pub const SECRET: &str = "hush-4711-hush";
 
 #[derive(Debug)]
-struct Fixed;
+struct Fixed {
+    secret: &'static str,
+}
 
 impl Values for Fixed {
     fn keys(&self, namespace: &Namespace) -> Result<Arc<Keys>, String> {
@@ -23,7 +25,7 @@ impl Values for Fixed {
         Ok(Arc::new(match namespace.to_string().as_str() {
             "vars/job/api" => pair("db_name", "x", false),
             "vars/job/db" => pair("port", "5432", false),
-            "secrets/job/api" => pair("password", SECRET, true),
+            "secrets/job/api" => pair("password", self.secret, true),
             "secrets/job/other" => panic!("a namespace was read that the job has no right to"),
             _ => Keys::new(),
         }))
@@ -32,6 +34,11 @@ impl Values for Fixed {
 
 /// Renders `text` as `conf/a.j2` of job `api`, which demands `db`, for worker `w1`.
 pub fn render(text: &str) -> Result<Rendered, Vec<Diagnostic>> {
+    render_with(text, SECRET)
+}
+
+/// The same where the job's secret is another one.
+pub fn render_with(text: &str, secret: &'static str) -> Result<Rendered, Vec<Diagnostic>> {
     let job: JobName = "api".parse().unwrap();
     let source = Source { path: "conf/a.j2".parse().unwrap(), mode: 0o644, text: text.to_owned() };
     let worker = Worker {
@@ -59,7 +66,7 @@ pub fn render(text: &str) -> Result<Rendered, Vec<Diagnostic>> {
         rolled: None,
         render_inputs: None,
     };
-    let values: Arc<dyn Values> = Arc::new(Fixed);
+    let values: Arc<dyn Values> = Arc::new(Fixed { secret });
     let upstream = Arc::new(BTreeSet::from(["db".parse().unwrap()]));
     let context = Context {
         bucket: BucketId::from_uuid(Uuid::from_u128(3)),

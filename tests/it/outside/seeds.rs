@@ -307,6 +307,8 @@ fn templates() -> BTreeMap<String, Vec<u8>> {
             "wide.j2",
             "{{ 'x' * 1000000 }}{{ 'x' | indent(1000000000) }}{{ '%1000000000d' | format(1) }}{{ [1] * 1000000000 }}",
         ),
+        // What a fuzzer makes that reads comparisons: the secret, as a word of the template's own.
+        ("spelled.j2", "hush-4711-hush {% if worker_ip %}{{ get_secret('hush-4711-hush') }}{% endif %}"),
         (
             "split.j2",
             "{{ keys('vars/job/api') | join }} {{ max(int('2'), 3) + 1 }} {{ join(split('a,b', ','), '-') }}{{ add(9223372036854775807, 1) }}",
