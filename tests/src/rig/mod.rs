@@ -175,8 +175,12 @@ impl Rig {
         if !self.layout().ledger().is_file() {
             return Ok((None, Vec::new()));
         }
-        let ledger = Ledger::view(&self.layout()).map_err(|problem| problem.to_string())?;
-        // One that was hit before it had a table knows nothing.
+        let ledger = match Ledger::view(&self.layout()).map_err(|problem| problem.to_string()) {
+            Ok(ledger) => ledger,
+            // One that was hit before it had a table knows nothing, and says so.
+            Err(problem) if problem.contains("there is nothing in it") => return Ok((None, Vec::new())),
+            Err(problem) => return Err(problem),
+        };
         let accepted = ledger.accepted().ok().flatten().map(|(accepted, _)| accepted.fence);
         Ok((accepted, ledger.rows().unwrap_or_default()))
     }

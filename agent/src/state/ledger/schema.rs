@@ -93,7 +93,11 @@ fn found(connection: &Connection) -> rusqlite::Result<u32> {
 
 fn another(layout: &Layout, found: u32) -> Diagnostic {
     if found < SCHEMA {
-        let schemas = format!("an older maand-agent wrote it: its schema is {found}, this program knows {SCHEMA}");
+        let schemas = match found {
+            // It has its tables and its schema in one transaction.
+            0 => "there is nothing in it: maand-agent was ended while it made it".to_owned(),
+            _ => format!("an older maand-agent wrote it: its schema is {found}, this program knows {SCHEMA}"),
+        };
         let problem = state_problem(layout).note(schemas);
         return problem.remedy("start the agent anew, which brings it up to date: systemctl restart maand-agent");
     }
@@ -139,6 +143,10 @@ mod tests {
             let problem = Ledger::view(&layout).unwrap_err().to_string();
             assert!(problem.contains(word) && problem.contains(&format!("schema is {schema}")), "{problem}");
         }
+        std::fs::remove_file(layout.ledger()).unwrap();
+        std::fs::write(layout.ledger(), "").unwrap();
+        let problem = Ledger::view(&layout).unwrap_err().to_string();
+        assert!(problem.contains("there is nothing in it") && problem.contains("start the agent anew"), "{problem}");
     }
 
     #[test]
