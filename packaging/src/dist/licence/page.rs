@@ -53,8 +53,8 @@ pub fn page(program: &str, linked: &[Linked], own: &str) -> String {
         }
     }
     let mut page = format!(
-        "What is linked into {program} beside its own code, and on what terms. Each line is a crate as published on\n\
-         crates.io under that name and version, its licence as an SPDX expression, and the numbers of the texts below.\n\
+        "What is linked into {program} beside its own code, and on what terms. Each line is a crate as published\n\
+         under that name and version, its licence as an SPDX expression, and the numbers of the texts below.\n\
          Rust's own standard library is linked in as well: MIT OR Apache-2.0 [1]\n\n{list}"
     );
     for (number, (text, place)) in texts.iter().enumerate() {
