@@ -7,7 +7,12 @@ use crate::reconcile::grant::Moment;
 
 /// Milliseconds since 1970 UTC.
 pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ms_of(SystemTime::now())
+}
+
+/// The same of a file's time.
+pub fn ms_of(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -14,7 +14,7 @@ use shared::api::v1::logs::{LogBatch, LogChunk, MAX_AROUND, Source, Stream};
 use tokio::runtime::Handle;
 
 use crate::client::Client;
-use crate::run::Spec;
+use crate::run::{self, Spec};
 use crate::state::durable;
 
 /// Bytes of a chunk.
@@ -50,7 +50,7 @@ impl Shipping {
 
     /// What is left to send of an earlier run; `None` when that is nothing.
     pub fn resume(dir: &Path) -> Option<Self> {
-        let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec.json")).ok()?).ok()?;
+        let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join(run::SPEC)).ok()?).ok()?;
         let sent = std::fs::read(dir.join("sent")).ok();
         let sent: Sent = sent.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
         (!sent.whole).then(|| Self { sent, ..Self::new(dir, &spec) })

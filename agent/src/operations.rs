@@ -315,6 +315,7 @@ impl Workshop {
             source,
             run_id: asked.run_id,
             until: None,
+            left: None,
         };
         let scope = run::scope(asked.work.job().map_or("script", |job| job.as_str()), &asked.id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);

@@ -22,7 +22,7 @@ use crate::state::durable;
 use crate::{clock, failpoint};
 
 pub use between::shim;
-pub use spec::{CANCEL, Ended, LOGS, Program, SCRIPT, Spec};
+pub use spec::{CANCEL, Ended, LOGS, Program, SCRIPT, SPEC, Spec};
 
 /// The hidden command of the process between.
 pub const SHIM: &str = "__run";
@@ -39,7 +39,11 @@ pub fn cancel(dir: &Path) -> io::Result<()> {
 /// `scope` is the name of a systemd scope to run in, so that stopping the agent's own unit ends no job.
 pub fn perform(dir: &Path, spec: &Spec, scope: Option<&str>, mut tick: impl FnMut()) -> io::Result<Ended> {
     durable::private_dir(dir)?;
-    durable::write_soon(&dir.join("spec.json"), &serde_json::to_vec(spec)?, 0o600)?;
+    write(dir, spec)?;
+    // It was ahead when `left` was reckoned; what comes from now on counts by the file's time.
+    if spec.until.is_some_and(|until| !until.is_ahead_of(clock::moment())) {
+        return Ok(Ended::too_late());
+    }
     let ended = settle(dir, Some(start(dir, scope)?), &mut tick);
     // Whether make began is on record, so this cannot run it twice.
     if scope.is_some() && ended.outcome == Outcome::Interrupted && !dir.join("begun").is_file() {
@@ -47,6 +51,11 @@ pub fn perform(dir: &Path, spec: &Spec, scope: Option<&str>, mut tick: impl FnMu
         return Ok(settle(dir, Some(start(dir, None)?), &mut tick));
     }
     Ok(ended)
+}
+
+fn write(dir: &Path, spec: &Spec) -> io::Result<()> {
+    let spec = Spec { left: spec.until.map(|until| until.left(clock::moment())), ..spec.clone() };
+    durable::write_soon(&dir.join(SPEC), &serde_json::to_vec(&spec)?, 0o600)
 }
 
 /// Removes all that is of a run that did not begin, so that it can be begun anew.
@@ -239,13 +248,12 @@ mod tests {
         };
         let (dir, env) = (dir.to_owned(), [("PATH".into(), path)].into());
         let program = Program::Make { target: "start".into() };
-        Spec { dir, program, timeout_s, env, source, run_id: RunId::from_uuid(id(2)), until: None }
+        Spec { dir, program, timeout_s, env, source, run_id: RunId::from_uuid(id(2)), until: None, left: None }
     }
 
     fn run(makefile: &str, timeout_s: u64) -> (Ended, Option<String>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        let spec = spec(dir.path(), makefile, timeout_s);
-        std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+        write(dir.path(), &spec(dir.path(), makefile, timeout_s)).unwrap();
         perform_program(dir.path()).unwrap();
         (settle(dir.path(), None, || {}), tail(dir.path()), dir)
     }
@@ -261,7 +269,7 @@ mod tests {
             (Moment { wall_ms: now.wall_ms, ..soon }, false),
         ] {
             let spec = Spec { until: Some(until), ..spec(dir.path(), "start:\n\t@touch begun-it\n", 20) };
-            std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+            write(dir.path(), &spec).unwrap();
             perform_program(dir.path()).unwrap();
             let ended = settle(dir.path(), None, || {});
             let began = std::fs::remove_file(dir.path().join("begun-it")).is_ok();
@@ -325,7 +333,7 @@ mod tests {
         let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let source = Source::Operation { operation_id: shared::OperationId::from_uuid(uuid::Uuid::from_u128(1)) };
         let spec = Spec { program: Program::Script, source, dir: place.path().to_owned(), ..spec(dir.path(), "", 60) };
-        std::fs::write(dir.path().join("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+        std::fs::write(dir.path().join(SPEC), serde_json::to_vec(&spec).unwrap()).unwrap();
         std::fs::write(dir.path().join(SCRIPT), "echo $PWD; touch begun; sleep 300 & wait").unwrap();
         let run = dir.path().to_owned();
         let running = std::thread::spawn(move || perform_program(&run));

@@ -9,7 +9,7 @@ use shared::text::clean;
 use super::{Place, Row, Step};
 
 /// A moment, by two clocks: the steady one stands still while a machine is frozen, and the other one may be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// Since the machine was started, sleep included, milliseconds.
     pub steady_ms: u64,
@@ -23,9 +23,33 @@ impl Moment {
         now.steady_ms < self.steady_ms && now.wall_ms < self.wall_ms
     }
 
+    /// What is left until this moment at `now`, for another process.
+    pub fn left(self, now: Self) -> Left {
+        Left {
+            until_steady_ms: self.steady_ms,
+            by_wall_ms: u64::try_from(self.wall_ms.saturating_sub(now.wall_ms)).unwrap_or(0),
+        }
+    }
+
     fn after_ms(self, ms: u64) -> Self {
         let wall_ms = self.wall_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
         Self { steady_ms: self.steady_ms.saturating_add(ms), wall_ms }
+    }
+}
+
+/// How long something holds yet, as one process writes it down for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Until when by the steady clock.
+    pub until_steady_ms: u64,
+    /// How long by the wall clock, from when it was written down: by the file's own time, which one clock gives.
+    pub by_wall_ms: u64,
+}
+
+impl Left {
+    /// Whether it is over, `since_ms` after it was written down by the wall clock.
+    pub fn is_over(self, steady_ms: u64, since_ms: i64) -> bool {
+        steady_ms >= self.until_steady_ms || u64::try_from(since_ms).unwrap_or(0) >= self.by_wall_ms
     }
 }
 
@@ -96,6 +120,22 @@ mod tests {
         }
         let none = Grant { lease_ms: 0, ..grant };
         assert!(!none.covers(fence(3), at(1_000, 50_000)), "the controller does not stand by it");
+    }
+
+    #[test]
+    fn what_is_left_holds_for_another_process_whatever_its_wall_clock_says() {
+        let until = Moment { steady_ms: 6_000, wall_ms: 55_000 };
+        let left = until.left(Moment { steady_ms: 2_000, wall_ms: 51_000 });
+        for (steady_ms, since_ms, over, why) in [
+            (2_000, 0, false, "at once"),
+            (5_999, 3_999, false, "until its end"),
+            (6_000, 10, true, "by the steady clock"),
+            (2_001, 4_000, true, "a frozen machine's steady clock stood still"),
+            (2_001, -100, false, "a clock that was set back says nothing"),
+        ] {
+            assert_eq!(left.is_over(steady_ms, since_ms), over, "{why}");
+        }
+        assert!(until.left(Moment { steady_ms: 1, wall_ms: 60_000 }).is_over(2, 0), "over before it was written down");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use shared::api::v1::logs::Source;
 use shared::api::v1::report::Outcome;
 
-use super::spec::{CANCEL, Ended, Program, Spec};
+use super::spec::{CANCEL, Ended, Program, SPEC, Spec};
 use crate::state::durable;
 use crate::{alone, clock, service};
 
@@ -40,7 +40,8 @@ pub(super) fn perform_program(dir: &Path) -> io::Result<()> {
     // Not flushed: these outlive the agent, and after a power cut nothing runs that they could tell of.
     let record = |name: &str, text: &[u8]| durable::write_soon(&dir.join(name), text, 0o600);
     record("begun", b"")?;
-    let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join("spec.json"))?)?;
+    let spec: Spec = serde_json::from_slice(&std::fs::read(dir.join(SPEC))?)?;
+    let written_ms = clock::ms_of(std::fs::metadata(dir.join(SPEC))?.modified()?);
     let output = |name: &str| OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(name));
     let (out, err) = (output("out")?, output("err")?);
     // What the job makes has the usual modes, whatever the agent's own mask is.
@@ -52,7 +53,10 @@ pub(super) fn perform_program(dir: &Path) -> io::Result<()> {
     let cancel = matches!(spec.source, Source::Operation { .. }).then(|| dir.join(CANCEL));
     let took = || u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
     let unwanted = || cancel.as_ref().is_some_and(|cancel| cancel.is_file());
-    let late = || spec.until.is_some_and(|until| !until.is_ahead_of(clock::moment()));
+    let late = || {
+        let now = clock::moment();
+        spec.left.is_some_and(|left| left.is_over(now.steady_ms, now.wall_ms.saturating_sub(written_ms)))
+    };
     // Somebody may be at work by hand.
     let alone = match (&spec.program, own(dir), spec.dir.file_name().and_then(|name| name.to_str())) {
         (Program::Make { .. }, Some(own), Some(job)) => Some(alone::take(own, job, end, || unwanted() || late())?),
@@ -60,8 +64,7 @@ pub(super) fn perform_program(dir: &Path) -> io::Result<()> {
     };
     // Asked last of all: the agent, the machine, systemd or somebody's work by hand may have taken any time.
     if late() {
-        let ended = Ended { too_late: true, ..Ended::without(Outcome::Interrupted) };
-        return record("result.json", &serde_json::to_vec(&ended)?);
+        return record("result.json", &serde_json::to_vec(&Ended::too_late())?);
     }
     if matches!(alone, Some(None)) {
         let ended = Ended { duration_ms: took(), cancelled: unwanted(), ..Ended::without(Outcome::TimedOut) };

@@ -10,7 +10,7 @@ use shared::api::v1::logs::Source;
 use shared::api::v1::report::Outcome;
 
 use crate::facts;
-use crate::reconcile::grant::Moment;
+use crate::reconcile::grant::{Left, Moment};
 
 /// What to run; `spec.json` of the run's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +28,11 @@ pub struct Spec {
     /// The same.
     pub run_id: RunId,
     /// Until when it may begin; any time without one.
-    #[serde(default)]
+    #[serde(skip)]
     pub until: Option<Moment>,
+    /// The same for the process between, as of when this was written.
+    #[serde(default)]
+    pub left: Option<Left>,
 }
 
 /// A program to run.
@@ -55,6 +58,8 @@ pub enum Program {
 /// The hidden command that shows a job's logs.
 pub const LOGS: &str = "__logs";
 
+/// What is to be run, in its run's directory.
+pub const SPEC: &str = "spec.json";
 /// A script's text, in its run's directory.
 pub const SCRIPT: &str = "script";
 /// The file in a run's directory that asks for its end.
@@ -102,6 +107,11 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Not begun.
+    pub fn too_late() -> Self {
+        Self { too_late: true, ..Self::without(Outcome::Interrupted) }
+    }
+
     /// Without a run.
     pub fn without(outcome: Outcome) -> Self {
         Self { outcome, duration_ms: 0, cancelled: false, too_late: false }

@@ -56,6 +56,7 @@ impl Workshop {
             source: Source::Action { action_id: action.id, job: row.job.clone(), target: target.to_owned() },
             run_id: action.run_id,
             until: Some(until),
+            left: None,
         };
         let scope = run::scope(row.job.as_str(), &action.id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);

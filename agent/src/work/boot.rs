@@ -166,6 +166,7 @@ impl Workshop {
             source: Source::Action { action_id: id, job: row.job.clone(), target: "boot".to_owned() },
             run_id,
             until: None,
+            left: None,
         };
         let scope = run::scope(row.job.as_str(), &id.to_string());
         let mut shipping = Shipping::new(&dir, &spec);
