@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::link::{Link, Way};
+use harness::link::{Link, Way, noise};
 use harness::poll;
 use rusqlite::Connection;
 use serde_json::json;
@@ -14,18 +14,6 @@ use crate::rollout::Fleet;
 const MIB: usize = 1 << 20;
 /// What may be on its way when the link is cut, with the handshakes and the questions after it.
 const LOST: u64 = 192 << 10;
-
-/// Bytes that do not compress, others for each seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(len).collect()
-}
 
 /// A worker behind a link, and a job of `count` files of `len` bytes, built and not deployed.
 fn behind_a_link(count: u64, len: usize) -> (Fleet, Link) {

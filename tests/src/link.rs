@@ -209,3 +209,15 @@ async fn pump(state: &State, way: Way, mut from: ReadHalf<'_>, mut to: WriteHalf
     }
     drop(to.shutdown().await);
 }
+
+/// Bytes that do not compress, others for each seed: what is sent over it has its whole length.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}

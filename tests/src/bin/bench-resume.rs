@@ -9,7 +9,7 @@
 //! (4) megabytes have gone down the link, at RATE (20) megabytes a second. Prints how often it was cut, bytes over
 //! the link, time, reports that arrived meanwhile with the longest time between two, pings answered meanwhile with
 //! the longest, and the agent's most resident memory.
-#![allow(clippy::unwrap_used, reason = "a benchmark: a panic is how it fails")]
+#![expect(clippy::unwrap_used, reason = "a benchmark: a panic is how it fails")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use harness::agents::Agent;
 use harness::bucket::Bucket;
-use harness::link::{Link, Way};
+use harness::link::{Link, Way, noise};
 use harness::poll;
 
 const MB: usize = 1_000_000;
@@ -36,7 +36,7 @@ fn main() {
     bucket.write("workspace/jobs/large/manifest.json", manifest);
     bucket.write("workspace/jobs/large/Makefile", "start stop restart reload:\n\t@true\n");
     (0..count)
-        .for_each(|n| std::fs::write(bucket.path(&format!("workspace/jobs/large/f{n:04}")), noise(n + 1)).unwrap());
+        .for_each(|n| std::fs::write(bucket.path(&format!("workspace/jobs/large/f{n:04}")), noise(n + 1, MB)).unwrap());
     bucket.maand(&["build"]).expect(0);
     let _serve = bucket.serve();
     let link = Link::to(&bucket);
@@ -68,7 +68,7 @@ fn main() {
     let (reports, gap) = counting.join().unwrap();
     let (bytes, size) = (link.bytes(Way::Down) - before, count * MB as u64);
     assert!(status.success(), "{}", deploy.printed());
-    let right = |n: &u64| std::fs::read(agent.job_path("large", &format!("f{n:04}"))).unwrap() == noise(n + 1);
+    let right = |n: &u64| std::fs::read(agent.job_path("large", &format!("f{n:04}"))).unwrap() == noise(n + 1, MB);
     assert_eq!((0..count).filter(right).count() as u64, count, "files that are as they should be");
     let high = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
     let high = high.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim();
@@ -107,16 +107,4 @@ fn count_reports(bucket: &Bucket, done: Arc<AtomicBool>) -> std::thread::JoinHan
         }
         (reports, gap.max(heard.elapsed()))
     })
-}
-
-/// A file that does not compress.
-fn noise(seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(MB).collect()
 }
