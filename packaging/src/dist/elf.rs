@@ -111,24 +111,34 @@ impl Needs {
 
 /// A program without the symbols that only a debugger needs: smaller by a third.
 pub fn stripped(program: &Path) -> io::Result<Vec<u8>> {
-    let place = std::env::temp_dir().join(format!("maand-strip-{}", std::process::id()));
+    // A file of its own for each call: two at once, in one process as well, would write into each other's.
+    let place = tempfile::NamedTempFile::new()?;
     let run = Command::new("strip")
         .args(["--strip-all", "--remove-section=.comment", "--remove-section=.note", "-o"])
-        .arg(&place)
+        .arg(place.path())
         .arg(program)
         .status();
-    let content = match run {
-        Ok(status) if status.success() => std::fs::read(&place),
+    match run {
+        Ok(status) if status.success() => std::fs::read(place.path()),
         Ok(_) => Err(io::Error::other(format!("strip refused {}", program.display()))),
         Err(error) => Err(io::Error::new(error.kind(), format!("strip (of binutils): {error}"))),
-    };
-    drop(std::fs::remove_file(&place));
-    content
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_at_once_do_not_get_in_each_others_way() {
+        let program = std::env::current_exe().unwrap();
+        let strip = || stripped(&program).unwrap();
+        let all: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..4).map(|_| scope.spawn(strip)).collect();
+            running.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(all.iter().all(|one| *one == all[0] && one.starts_with(b"\x7fELF")), "one is not like the others");
+    }
 
     #[test]
     fn what_readelf_says_becomes_dependencies() {
