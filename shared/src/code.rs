@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 macro_rules! codes {
     ($($name:ident = $number:literal, $title:literal;)*) => {
@@ -116,9 +116,26 @@ impl Serialize for Code {
     }
 }
 
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let found = Self::ALL.iter().copied().find(|code| code.to_string() == text);
+        found.ok_or_else(|| de::Error::custom(format!("{text:?} is no code")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_is_read_as_it_is_written() {
+        for code in Code::ALL {
+            let text = serde_json::to_string(code).unwrap();
+            assert_eq!(serde_json::from_str::<Code>(&text).unwrap(), *code, "{text}");
+        }
+        assert!(serde_json::from_str::<Code>("\"MD0000\"").is_err());
+    }
 
     #[test]
     fn numbers_are_unique_and_ascending() {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Code;
 
@@ -14,7 +14,7 @@ use crate::Code;
 ///   keys there: db_name, db_user
 ///   do: add it to vars.toml, write it in a pre_deploy hook, or read it with get_optional
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
     /// The class.
     pub code: Code,
@@ -24,7 +24,7 @@ pub struct Diagnostic {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     /// Causes and context, a line each; an output's tail may be several lines in one note.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// What to do.
     #[serde(rename = "do", skip_serializing_if = "Option::is_none")]

@@ -41,6 +41,8 @@ const PURE_FILES: &[&str] = &[
     "hooks/api/body.rs",
     "hooks/api/openapi.rs",
     "hooks/api/routes.rs",
+    "renderer/death.rs",
+    "renderer/wire.rs",
     "telemetry.rs",
     "telemetry/blocks.rs",
     "telemetry/record.rs",

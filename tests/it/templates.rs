@@ -2,15 +2,23 @@
 
 use std::process::Command;
 
-use harness::rendering;
+use controller::render::Rendered;
+use controller::renderer::{Limits, Renderer};
+use harness::rendering::{self, SECRET};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use shared::Diagnostic;
 
 fn render(text: &str) -> Result<String, String> {
-    let shown = |file: controller::render::Rendered| {
+    rendering::by(env!("CARGO_BIN_EXE_maand-dup"));
+    shown(rendering::render(text))
+}
+
+fn shown(result: Result<Rendered, Vec<Diagnostic>>) -> Result<String, String> {
+    let shown = |file: Rendered| {
         let mark = if file.private { "[private]" } else { "" };
         format!("{}{mark}", String::from_utf8(file.content).unwrap())
     };
-    rendering::render(text).map(shown).map_err(|problems| problems[0].to_string())
+    result.map(shown).map_err(|problems| problems[0].to_string())
 }
 
 #[test]
@@ -102,6 +110,47 @@ const CHILD: &str = "MAAND_TEST_GREEDY";
 /// Most memory of a process that renders, MiB; what it has before is about 30.
 const MEMORY: u64 = 512;
 
+/// What the engine does not count, and what is said of it by the process that it had to itself.
+const UNCOUNTED: &[(&str, &str, &str)] = &[
+    (
+        "a namespace that holds itself",
+        "{% set n = namespace() %}{% set n.n = n %}{{ n ~ '' }}",
+        "this template is nested too deeply",
+    ),
+    (
+        "a list that is long when it is written out",
+        "{% set s = 'x' * 1000000 %}{{ ([[s] * 1000] * 1000 ~ '') | length }}",
+        "this template takes more than 256 MiB of memory",
+    ),
+    (
+        "one that is written out for a filter",
+        "{% set s = 'x' * 1000000 %}{{ (([[s] * 1000] * 1000) | upper) | length }}",
+        "this template takes more than 256 MiB of memory",
+    ),
+    (
+        "work without end",
+        "{% set a = [[1] * 1000] * 1000 %}{% for i in range(9999) %}{% if a == [[1] * 1000] * 1000 %}{% endif %}{% endfor %}",
+        "this template takes more than 1 s of CPU time",
+    ),
+];
+
+#[test]
+fn what_takes_all_that_its_process_may_have_is_refused_by_its_place_and_the_next_one_is_rendered() {
+    let limits = Limits { cpu_s: 1, memory_mb: 256, ..Limits::default() };
+    let mut renderer = Renderer::new(env!("CARGO_BIN_EXE_maand-dup").into(), limits);
+    let chain = format!("{{{{ 1{} }}}}", " + 1".repeat(1_000_000));
+    let long = [("a chain of operators", chain.as_str(), "this template is nested too deeply")];
+    for (what, text, expected) in UNCOUNTED.iter().copied().chain(long) {
+        let said = shown(rendering::render_by(&mut renderer, text, SECRET)).expect_err(what);
+        let (first, rest) = said.split_once('\n').unwrap();
+        assert_eq!(first, format!("error[MD0044]: {expected}"), "{what}: {said}");
+        assert!(rest.starts_with("  at workspace/jobs/api/conf/a.j2\n"), "{what}: {said}");
+        assert!(rest.contains("  do: "), "{what}: {said}");
+        let next = shown(rendering::render_by(&mut renderer, "{{ get_secret('password') }}", SECRET));
+        assert_eq!(next.unwrap(), "hush-4711-hush[private]", "after {what}");
+    }
+}
+
 /// In a process of its own, which could not take more: the peak of one that runs other tests says nothing.
 #[test]
 fn none_takes_more_than_it_may_and_each_is_refused_by_its_place() {
@@ -126,7 +175,7 @@ fn greedy() {
     ];
     let all = GREEDY.iter().map(|(what, text)| (*what, (*text).to_owned())).chain(deep);
     for (what, text) in all {
-        let said = render(&text).expect_err(what);
+        let said = shown(rendering::here(&text, SECRET)).expect_err(what);
         let (first, rest) = said.split_once('\n').unwrap();
         // Output has come from everywhere: the line that was one too many is not the one to blame.
         let line = if first.contains("16 MiB") { "" } else { ":1" };

@@ -17,7 +17,7 @@ use shared::{Code, Diagnostic};
 
 use crate::failure::{Exit, Failure};
 use crate::paths::BucketDir;
-use crate::{config, permissions};
+use crate::{config, permissions, renderer};
 
 /// What every command gets.
 #[derive(Debug)]
@@ -114,6 +114,11 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     // A core dump would have keys and secrets in it; what is started does not inherit this.
     let _set = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // Not a command of people: see `renderer`.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == renderer::COMMAND) {
+        return renderer::child::main(words);
+    }
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         // Help and version are no errors; clap prints each where it belongs and exits 0 or 2 as we do.

@@ -8,12 +8,13 @@ use shared::diagnostic::chain;
 use shared::{AllocId, BlobDigest, Bundle, Code, Diagnostic, Entry, JobName};
 
 use super::job::certificate_entries;
-use super::{Held, sources};
+use super::{Held, compile};
 use crate::bundle::store::Store;
 use crate::catalog::{self, Catalog, certificates, kv, read};
 use crate::model::kv::{Keys, Namespace, Source, Value};
 use crate::model::{Job, Snapshot};
-use crate::render::{self, Context, Templates};
+use crate::render::{self, Scope};
+use crate::renderer::{Failed, Renderer};
 use crate::secrets::SealingKey;
 
 /// What is made anew from.
@@ -52,20 +53,21 @@ impl Again<'_> {
         let Some(known) = self.snapshot.job(name) else { return Ok(BTreeMap::new()) };
         let (files, certificates) = catalog.read(|tx| Ok((read::files_of(tx, name)?, certificates::of(tx, name)?)))?;
         let job = Job { files, ..known.clone() };
-        let templates = sources(self.store, &job)
-            .and_then(|sources| Templates::compile(name, sources))
-            .map_err(Undecided::Workspace)?;
+        let mut renderer = Renderer::default();
+        let mut templates = compile(&mut renderer, self.store, &job)?.map_err(Undecided::Workspace)?;
         let upstream: BTreeSet<JobName> =
             job.spec.hooks.values().filter_map(|hook| hook.demand.as_ref()).map(|demand| demand.job.clone()).collect();
-        let (upstream, ca) = (Arc::new(upstream), self.authority()?);
+        let ca = self.authority()?;
         let mut batch = self.store.batch();
         let mut bundles = BTreeMap::new();
         for allocation in self.snapshot.allocations_of(name).filter(|a| !a.removed) {
             let Some(worker) = self.snapshot.worker(&allocation.host) else { continue };
-            let bucket = self.snapshot.bucket_id;
-            let context = Context { bucket, allocation, worker, upstream: &upstream, values: &self.values };
-            let rendered =
-                render::render(&templates, &context).map_err(|failed| Undecided::Workspace(failed.problems))?;
+            let scope = Scope::of(self.snapshot.bucket_id, allocation, worker, &upstream);
+            let rendered = match renderer.render(&mut templates, &scope, &*self.values) {
+                Ok(rendered) => rendered,
+                Err(Failed::Workspace(failed)) => return Err(Undecided::Workspace(failed.problems)),
+                Err(Failed::Renderer(error)) => return Err(error.into()),
+            };
             for file in rendered.iter().filter(|_| self.keeps) {
                 match file.private {
                     true => batch.put_private(self.key, &file.content)?,

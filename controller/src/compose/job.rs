@@ -10,15 +10,17 @@ use crate::bundle::store::Batch;
 use crate::catalog::certificates as rows;
 use crate::failure::Failure;
 use crate::model::cert::Issued;
-use crate::model::kv::{Asked, Namespace, Remembering, Source};
+use crate::model::kv::{Asked, Namespace, Remembering};
 use crate::model::{Allocation, Job, Worker};
-use crate::render::{self, Context, Templates, Unrendered};
+use crate::render::{self, Scope, Unrendered};
+use crate::renderer::{Compiled, Failed, Renderer};
 use crate::tally::Tally;
 
 /// One job whose inputs changed.
 pub(super) struct OneJob<'a> {
     pub(super) job: &'a Job,
-    pub(super) templates: &'a Templates,
+    pub(super) renderer: &'a mut Renderer,
+    pub(super) templates: &'a mut Compiled,
     pub(super) made: &'a inputs::Made,
     /// What it is made of now, of what its templates read at the last build.
     pub(super) before: Option<&'a inputs::MadeOf<'a>>,
@@ -43,11 +45,9 @@ impl OneJob<'_> {
         batch: &mut Batch<'_>,
         lists: &mut Lists<'_>,
     ) -> Result<Result<(), Vec<Diagnostic>>, Failure> {
-        let values = Arc::new(Remembering::new(self.live.clone()));
-        let source: Arc<dyn Source> = values.clone();
+        let values = Remembering::new(self.live.clone());
         let upstream: BTreeSet<JobName> =
             self.job.spec.hooks.values().filter_map(|hook| hook.demand.as_ref()).map(|d| d.job.clone()).collect();
-        let upstream = Arc::new(upstream);
         let outputs = self.templates.outputs();
         let shipped = inputs::shipped(self.job, self.ca);
         let same_shipped = old.is_some_and(|old| old.has_shipped(&shipped));
@@ -71,14 +71,8 @@ impl OneJob<'_> {
                     entries
                 }
                 None => {
-                    let context = Context {
-                        bucket: self.made.bucket(),
-                        allocation,
-                        worker,
-                        upstream: &upstream,
-                        values: &source,
-                    };
-                    match render::render(self.templates, &context) {
+                    let scope = Scope::of(self.made.bucket(), allocation, worker, &upstream);
+                    match self.renderer.render(self.templates, &scope, &values) {
                         Ok(rendered) => {
                             self.composed.rendered += rendered.len();
                             for file in &rendered {
@@ -90,12 +84,13 @@ impl OneJob<'_> {
                             }
                             rendered.iter().map(render::Rendered::entry).collect()
                         }
-                        Err(failed) if may_come(&failed, self.writers) => {
+                        Err(Failed::Renderer(error)) => return Err(Held::from(error).into()),
+                        Err(Failed::Workspace(failed)) if may_come(&failed, self.writers) => {
                             self.undecided(allocations, values.asked(), &failed).map_err(unreadable)?;
                             return Ok(Ok(()));
                         }
                         // The same mistake on a thousand workers is one mistake.
-                        Err(failed) => return Ok(Err(failed.problems)),
+                        Err(Failed::Workspace(failed)) => return Ok(Err(failed.problems)),
                     }
                 }
             };
@@ -107,7 +102,7 @@ impl OneJob<'_> {
                 }
             }
         }
-        let mut reads = Reads::new(values.asked(), self.templates.uses_current_version(), &shipped);
+        let mut reads = Reads::new(values.asked(), !self.templates.volatile().is_empty(), &shipped);
         if kept && let Some(old) = old {
             reads.add(old);
         }
@@ -138,7 +133,7 @@ impl OneJob<'_> {
         for allocation in allocations.iter_mut().filter(|a| !a.removed) {
             (allocation.bundle, allocation.render_inputs) = (None, None);
         }
-        let reads = Reads::new(asked, self.templates.uses_current_version(), &inputs::shipped(self.job, self.ca));
+        let reads = Reads::new(asked, !self.templates.volatile().is_empty(), &inputs::shipped(self.job, self.ca));
         let inputs = self.made.of(self.job, self.certificates, &reads)?.all(allocations);
         self.composed.jobs.insert(self.job.name.clone(), (inputs, reads));
         if let Some(problem) = failed.problems.first() {

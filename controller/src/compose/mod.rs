@@ -24,8 +24,8 @@ use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::model::{FileKind, HookEvent, Job, Worker};
 use crate::paths::BucketDir;
-use crate::render::Templates;
 use crate::render::template::Source as Text;
+use crate::renderer::{self, Failed, Renderer};
 use crate::secrets::{self, SealingKey};
 use crate::tally::Tally;
 use crate::tls;
@@ -58,6 +58,9 @@ pub enum Held {
     /// A thread that issues certificates.
     #[error("a thread that issues certificates ended early")]
     Thread,
+    /// The process that renders.
+    #[error(transparent)]
+    Renderer(#[from] renderer::Error),
 }
 
 impl From<Held> for Failure {
@@ -69,7 +72,7 @@ impl From<Held> for Failure {
                 let problem = Diagnostic::new(Code::Secrets, "the bucket's secrets cannot be used").cause(&error);
                 Self::new(Exit::Input, problem.remedy("restore secrets/kv.key from a backup"))
             }
-            Held::Store(_) | Held::Thread => {
+            Held::Store(_) | Held::Thread | Held::Renderer(_) => {
                 let problem = Diagnostic::new(Code::Storage, "the bundles cannot be made").cause(&held);
                 Self::new(Exit::Failed, problem)
             }
@@ -156,6 +159,7 @@ pub fn compose(
     let mut composed = Composed::default();
     let mut problems = Vec::new();
     let mut lists = Lists { catalog, waiting: BTreeMap::new() };
+    let mut renderer = Renderer::default();
     let mut rest = &mut build.allocations[..];
     bench.tally.begin("rendering", rest.iter().filter(|a| !a.removed).count());
     for job in &build.jobs {
@@ -185,7 +189,7 @@ pub fn compose(
             bench.tally.add(of_job.iter().filter(|a| !a.removed).count());
             continue;
         }
-        let templates = match sources(bench.store, job).and_then(|sources| Templates::compile(&job.name, sources)) {
+        let mut templates = match compile(&mut renderer, bench.store, job)? {
             Ok(templates) => templates,
             Err(found) => {
                 problems.extend(found);
@@ -201,7 +205,8 @@ pub fn compose(
         live.set_pems(pems);
         let mut one = job::OneJob {
             job,
-            templates: &templates,
+            renderer: &mut renderer,
+            templates: &mut templates,
             made: &made,
             before: before.as_ref(),
             touched: &touched,
@@ -293,8 +298,31 @@ fn sources(store: &Store, job: &Job) -> Result<Vec<Text>, Vec<Diagnostic>> {
     if problems.is_empty() { Ok(sources) } else { Err(problems) }
 }
 
+/// The templates of a job, compiled; what is wrong with them is the inner error.
+fn compile(
+    renderer: &mut Renderer,
+    store: &Store,
+    job: &Job,
+) -> Result<Result<renderer::Compiled, Vec<Diagnostic>>, Held> {
+    let sources = match sources(store, job) {
+        Ok(sources) => sources,
+        Err(problems) => return Ok(Err(problems)),
+    };
+    match renderer.compile(&job.name, &sources) {
+        Ok(compiled) => Ok(Ok(compiled)),
+        Err(Failed::Workspace(failed)) => Ok(Err(failed.problems)),
+        Err(Failed::Renderer(error)) => Err(error.into()),
+    }
+}
+
 /// Every problem that compiling the templates of `jobs` shows, without rendering them.
-pub fn check_templates(store: &Store, jobs: &[Job]) -> Vec<Diagnostic> {
-    let compile = |job: &Job| sources(store, job).and_then(|sources| Templates::compile(&job.name, sources)).err();
-    jobs.iter().filter_map(compile).flatten().collect()
+pub fn check_templates(store: &Store, jobs: &[Job]) -> Result<Vec<Diagnostic>, Failure> {
+    let mut renderer = Renderer::default();
+    let mut problems = Vec::new();
+    for job in jobs {
+        if let Err(found) = compile(&mut renderer, store, job)? {
+            problems.extend(found);
+        }
+    }
+    Ok(problems)
 }

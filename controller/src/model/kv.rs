@@ -220,6 +220,27 @@ pub trait Source: Send + Sync {
     }
 }
 
+/// What a template asks. Where it is rendered in another process, each is a question to a [`Source`] of this one.
+pub trait Lookup: Send + Sync {
+    /// The live keys of a namespace. Failing to read them is an error that says why.
+    fn names(&self, namespace: &Namespace) -> Result<Vec<String>, String>;
+
+    /// One live value, `None` when there is none.
+    fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Value>, String>;
+}
+
+impl fmt::Debug for dyn Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lookup")
+    }
+}
+
+impl fmt::Debug for dyn Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
 /// What was asked of a namespace: what is made of the answers changes with them alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {

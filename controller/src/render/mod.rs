@@ -1,6 +1,7 @@
 //! Templates to bytes, and an allocation's files to its bundle. Pure: sources come in, bytes go out.
 
 mod functions;
+mod scope;
 pub mod template;
 mod values;
 
@@ -8,6 +9,7 @@ use shared::{BlobDigest, Bundle, Entry, RelPath};
 
 use crate::model::{FileKind, Job};
 
+pub use scope::Scope;
 pub use template::{Context, Templates, Unrendered};
 
 /// A rendered file.
@@ -53,9 +55,4 @@ pub fn bundle(
     let taken = |entry: &Entry| certificates.iter().any(|certificate| certificate.path == entry.path);
     let files = shipped.chain(rendered).filter(|entry| !taken(entry)).collect::<Vec<_>>();
     Bundle::new(files.into_iter().chain(certificates.iter().cloned()).collect())
-}
-
-/// Renders every template of a job for one allocation.
-pub fn render(templates: &Templates, context: &Context<'_>) -> Result<Vec<Rendered>, Unrendered> {
-    templates.render(context)
 }

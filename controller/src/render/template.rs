@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, context};
-use shared::{BucketId, Code, Diagnostic, JobName, RelPath};
+use serde::{Deserialize, Serialize};
+use shared::{Code, Diagnostic, JobName, RelPath};
 
-use super::values::{self, FORBIDDEN, MISSING, access};
-use super::{Rendered, functions};
-use crate::model::kv::{Namespace, Source as Values};
-use crate::model::{Allocation, Worker};
+use super::values::{self, FORBIDDEN, MISSING};
+use super::{Rendered, Scope, functions};
+use crate::model::kv::{Lookup, Namespace};
 
 /// Longest output, bytes.
 const OUTPUT_CAP: usize = 16 << 20;
@@ -20,10 +20,11 @@ const FUEL: u64 = 4_000_000;
 /// Longest text of the library in a message, characters.
 const LONGEST_TEXT: usize = 400;
 /// What to do about a template that takes more.
-const LESS: &str = "make less of it: shorter loops, fewer and shorter texts; or let a hook work it out and store it";
+pub const LESS: &str =
+    "make less of it: shorter loops, fewer and shorter texts; or let a hook work it out and store it";
 
 /// A template as it is in the workspace.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// `NAME.j2`, relative to the job's directory.
     pub path: RelPath,
@@ -36,22 +37,10 @@ pub struct Source {
 /// What a template sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The bucket.
-    pub bucket: BucketId,
-    /// The allocation that is rendered for.
-    pub allocation: &'a Allocation,
-    /// Its worker.
-    pub worker: &'a Worker,
-    /// Jobs whose values it may read besides its own.
-    pub upstream: &'a Arc<BTreeSet<JobName>>,
+    /// Of the allocation that is rendered for.
+    pub scope: &'a Arc<Scope>,
     /// Where values come from; access is checked for each read.
-    pub values: &'a Arc<dyn Values>,
-}
-
-impl std::fmt::Debug for dyn Values {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Values")
-    }
+    pub values: &'a Arc<dyn Lookup>,
 }
 
 /// The templates of one job.
@@ -65,8 +54,9 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// Compiles; all problems at once.
-    pub fn compile(job: &JobName, sources: Vec<Source>) -> Result<Self, Vec<Diagnostic>> {
+    /// Compiles; all problems at once. `begin` is told the number of each template before it is looked at: one may take
+    /// more than the process that it is in may have.
+    pub fn compile(job: &JobName, sources: Vec<Source>, begin: &dyn Fn(usize)) -> Result<Self, Vec<Diagnostic>> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         // A configuration file ends as its author ended it. Delimiters are the usual ones: this cannot fail.
@@ -77,7 +67,8 @@ impl Templates {
         environment.set_fuel(Some(FUEL));
         functions::add(&mut environment);
         let mut problems = Vec::new();
-        for source in &sources {
+        for (number, source) in sources.iter().enumerate() {
+            begin(number);
             if let Err(error) = environment.add_template_owned(source.path.to_string(), source.text.clone()) {
                 let place = place(job, &source.path, &error);
                 problems.push(
@@ -97,16 +88,6 @@ impl Templates {
         }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.sources.is_empty()
-    }
-
-    /// Where the rendered files go.
-    pub fn outputs(&self) -> Vec<RelPath> {
-        self.sources.iter().filter_map(|source| source.path.as_str().strip_suffix(".j2")?.parse().ok()).collect()
-    }
-
     /// Templates that use the version that was promoted, which changes with every promotion.
     pub fn volatile(&self) -> Vec<&RelPath> {
         let uses = |source: &&Source| {
@@ -116,18 +97,13 @@ impl Templates {
         self.sources.iter().filter(uses).map(|source| &source.path).collect()
     }
 
-    /// Whether any of them does.
-    pub fn uses_current_version(&self) -> bool {
-        !self.volatile().is_empty()
-    }
-
     /// Whether what was rendered so far read `deploy_order`, the older name of `rollout_order`.
     pub fn used_older_key(&self) -> bool {
         self.older.load(Ordering::Relaxed)
     }
 
-    /// Renders all for one allocation; all problems at once.
-    pub fn render(&self, context: &Context<'_>) -> Result<Vec<Rendered>, Unrendered> {
+    /// Renders all for one allocation; all problems at once. `begin` as for [`Templates::compile`].
+    pub fn render(&self, context: &Context<'_>, begin: &dyn Fn(usize)) -> Result<Vec<Rendered>, Unrendered> {
         // Functions of this allocation, on a copy of the environment: it is shared and cheap to clone.
         let mut environment = self.environment.clone();
         let read = values::Read::default();
@@ -135,9 +111,9 @@ impl Templates {
         let mut rendered = Vec::new();
         let mut problems = Vec::new();
         let mut missing = Some(BTreeSet::new());
-        for source in &self.sources {
-            let path: Option<RelPath> = source.path.as_str().strip_suffix(".j2").and_then(|path| path.parse().ok());
-            let Some(path) = path else {
+        for (number, source) in self.sources.iter().enumerate() {
+            begin(number);
+            let Some(path) = output(&source.path) else {
                 let problem = Diagnostic::new(Code::TemplateFailed, "a template needs a name before .j2");
                 problems.push(problem.at(format!("workspace/jobs/{}/{}", self.job, source.path)));
                 missing = None;
@@ -146,7 +122,7 @@ impl Templates {
             let mut output = Output(Vec::new());
             let written = environment
                 .get_template(source.path.as_str())
-                .and_then(|template| template.render_captured_to(self.scope(context), &mut output).map(drop));
+                .and_then(|template| template.render_captured_to(names(context.scope), &mut output).map(drop));
             let secrets = read.take();
             match written {
                 Ok(()) => {
@@ -163,23 +139,6 @@ impl Templates {
             }
         }
         if problems.is_empty() { Ok(rendered) } else { Err(Unrendered { problems, missing }) }
-    }
-
-    fn scope(&self, context: &Context<'_>) -> minijinja::Value {
-        let Context { bucket, allocation, worker, .. } = context;
-        let promoted = allocation.promoted.as_ref().map_or("0.0.0", |promoted| promoted.version.as_str());
-        context! {
-            allocation_id => allocation.alloc_id.to_string(),
-            job => allocation.job.as_str(),
-            current_version => promoted,
-            new_version => allocation.new_version.clone(),
-            bucket_id => bucket.to_string(),
-            worker_id => worker.worker_id.to_string(),
-            worker_ip => worker.host.as_str(),
-            labels => worker.labels.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            bucket_path => format!("/opt/worker/{bucket}"),
-            job_path => format!("/opt/worker/{bucket}/jobs/{}", allocation.job),
-        }
     }
 
     /// `secrets` were read before, and may be part of what the library says.
@@ -205,10 +164,10 @@ impl Templates {
                 .remedy("the functions are get, get_optional, get_secret, keys, split, join, trim, upper, lower, add, sub, mul, div, int, min, max"),
             (ErrorKind::InvalidOperation, Some((MISSING, rest))) => {
                 let (namespace, key) = rest.split_once(' ').unwrap_or((rest, ""));
-                let keys = namespace.parse().ok().and_then(|namespace| context.values.keys(&namespace).ok());
+                let keys = namespace.parse().ok().and_then(|namespace| context.values.names(&namespace).ok());
                 let keys = keys.filter(|keys| !keys.is_empty());
                 let there = keys.map(|keys| {
-                    let shown: Vec<&str> = keys.keys().map(String::as_str).take(20).collect();
+                    let shown: Vec<&str> = keys.iter().map(String::as_str).take(20).collect();
                     format!("keys there: {}{}", shown.join(", "), if keys.len() > shown.len() { ", …" } else { "" })
                 });
                 let remedy = match namespace.split('/').next() {
@@ -221,8 +180,7 @@ impl Templates {
                     .remedy(remedy)
             }
             (ErrorKind::InvalidOperation, Some((FORBIDDEN, namespace))) => {
-                let access = access(context);
-                let readable = access.readable().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let readable = context.scope.access().readable().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 Diagnostic::new(Code::TemplateNamespace, format!("template reads a namespace that it may not read: {namespace}"))
                     .remedy(format_args!("it may read {readable}"))
             }
@@ -235,7 +193,29 @@ impl Templates {
             _ => Diagnostic::new(Code::TemplateFailed, format!("this template cannot be rendered: {text}"))
                 .remedy("correct the template; maand build renders it again"),
         };
-        problem.at(place).note(format!("for {} on {}", self.job, context.worker.host))
+        problem.at(place).note(format!("for {} on {}", self.job, context.scope.host))
+    }
+}
+
+/// Where the output of a template goes; `None` if its name is nothing but `.j2`.
+pub fn output(source: &RelPath) -> Option<RelPath> {
+    source.as_str().strip_suffix(".j2").and_then(|path| path.parse().ok())
+}
+
+/// The names that a template may use.
+fn names(scope: &Scope) -> minijinja::Value {
+    let bucket = scope.bucket_id;
+    context! {
+        allocation_id => scope.alloc_id.to_string(),
+        job => scope.job.as_str(),
+        current_version => scope.current_version.as_str(),
+        new_version => scope.new_version.as_str(),
+        bucket_id => bucket.to_string(),
+        worker_id => scope.worker_id.to_string(),
+        worker_ip => scope.host.as_str(),
+        labels => scope.labels.clone(),
+        bucket_path => format!("/opt/worker/{bucket}"),
+        job_path => format!("/opt/worker/{bucket}/jobs/{}", scope.job),
     }
 }
 

@@ -1,24 +1,18 @@
 //! The functions of templates that read key-values, for one allocation: what it may not read is refused,
 //! what was made of a secret is remembered.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::{Environment, Error, ErrorKind};
-use shared::JobName;
 
+use super::Scope;
 use super::template::Context;
-use crate::model::kv::{Access, DEPLOY_ORDER, Namespace, ROLLOUT_ORDER, Source as Values};
+use crate::model::kv::{DEPLOY_ORDER, Lookup, Namespace, ROLLOUT_ORDER};
 
 /// Marks of our own errors, which the library hands through as text.
 pub(super) const MISSING: &str = "\u{1}missing";
 pub(super) const FORBIDDEN: &str = "\u{1}forbidden";
-
-/// What the allocation may do.
-pub(super) fn access<'a>(context: &Context<'a>) -> Access<'a> {
-    Access { job: &context.allocation.job, host: &context.worker.host, upstream: context.upstream }
-}
 
 /// The secrets that a template has read.
 #[derive(Debug, Clone, Default)]
@@ -38,24 +32,20 @@ impl Read {
 /// What the functions of one allocation need, for as long as its environment lives.
 #[derive(Clone)]
 struct Reader {
-    values: Arc<dyn Values>,
-    upstream: Arc<BTreeSet<JobName>>,
-    job: JobName,
-    host: shared::Host,
+    values: Arc<dyn Lookup>,
+    scope: Arc<Scope>,
     read: Read,
     older: Arc<AtomicBool>,
 }
 
 impl Reader {
     fn namespace(&self, text: &str) -> Result<Namespace, Error> {
-        let access = Access { job: &self.job, host: &self.host, upstream: &self.upstream };
-        let namespace = text.parse::<Namespace>().ok().filter(|namespace| access.may_read(namespace));
+        let namespace = text.parse::<Namespace>().ok().filter(|namespace| self.scope.access().may_read(namespace));
         namespace.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{FORBIDDEN} {text}")))
     }
 
     fn names(&self, namespace: &str) -> Result<Vec<String>, Error> {
-        let keys = self.values.keys(&self.namespace(namespace)?).map_err(unreadable)?;
-        Ok(keys.keys().cloned().collect())
+        self.values.names(&self.namespace(namespace)?).map_err(unreadable)
     }
 
     fn get(&self, namespace: &str, key: &str, required: bool) -> Result<String, Error> {
@@ -77,14 +67,8 @@ impl Reader {
 
 /// Adds them. `read` gets the secrets that are read, and `older` is set when a key is by its older name.
 pub(super) fn add(environment: &mut Environment<'static>, context: &Context<'_>, read: &Read, older: &Arc<AtomicBool>) {
-    let reader = Reader {
-        values: context.values.clone(),
-        upstream: context.upstream.clone(),
-        job: context.allocation.job.clone(),
-        host: context.worker.host.clone(),
-        read: read.clone(),
-        older: older.clone(),
-    };
+    let (values, scope) = (context.values.clone(), context.scope.clone());
+    let reader = Reader { values, scope, read: read.clone(), older: older.clone() };
     let get = reader.clone();
     environment.add_function("get", move |namespace: String, key: String| get.get(&namespace, &key, true));
     for name in ["get_optional", "getOptional"] {
@@ -93,7 +77,8 @@ pub(super) fn add(environment: &mut Environment<'static>, context: &Context<'_>,
     }
     for name in ["get_secret", "getSecret"] {
         let get = reader.clone();
-        environment.add_function(name, move |key: String| get.get(&format!("secrets/job/{}", get.job), &key, true));
+        environment
+            .add_function(name, move |key: String| get.get(&format!("secrets/job/{}", get.scope.job), &key, true));
     }
     environment.add_function("keys", move |namespace: String| reader.names(&namespace));
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use harness::outside::{TARGETS, feed};
+use harness::rendering;
 use proptest::prelude::*;
 
 use seeds::{Seeds, made};
@@ -13,6 +14,12 @@ mod seeds;
 
 fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds")
+}
+
+/// Runs a target. Templates are rendered as the product does it.
+fn fed(target: &str, bytes: &[u8]) {
+    rendering::by(env!("CARGO_BIN_EXE_maand-dup"));
+    feed(target, bytes);
 }
 
 /// The committed seeds, by target.
@@ -57,7 +64,7 @@ fn the_seeds_are_those_that_are_made() {
 fn seeds_are_read() {
     for (target, seeds) in committed() {
         for bytes in seeds.values() {
-            feed(target, bytes);
+            fed(target, bytes);
         }
     }
 }
@@ -182,7 +189,7 @@ fn property(target: &'static str, cases: u32) {
         random in 0u8..8,
     )| {
         let bytes = if random == 0 { noise } else { damaged(seeds[at].clone(), &seeds[other], &damage) };
-        feed(target, &bytes);
+        fed(target, &bytes);
     });
 }
 

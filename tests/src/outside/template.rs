@@ -1,15 +1,18 @@
 //! A job's template, whoever wrote it.
 
-use crate::rendering::{SECRET, render, render_with};
+use crate::rendering::{SECRET, isolated, render, render_with};
 
 /// Another secret of another length.
 const OTHER: &str = "quite another one";
 
 /// Renders it with one secret and with another one. A file that is not private is the same both times, so there is
 /// nothing of a secret in it, in whatever form; the message of a failure holds the secret only if the template itself
-/// spells it.
+/// spells it. In the fuzzer's own process no namespace may be made: one that holds itself is written out without end.
 pub(super) fn template(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if !isolated() && text.contains("namespace") {
+        return;
+    }
     let (one, other) = (render(text), render_with(text, OTHER));
     match (&one, &other) {
         (Ok(one), Ok(other)) => {

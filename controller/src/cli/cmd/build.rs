@@ -139,7 +139,7 @@ fn build_counted(
     let (mut built, found) = building::build(&workspace, &before, &mut ids);
     problems.extend(found);
     if !problems.is_empty() {
-        problems.extend(compose::check_templates(&store, &built.jobs));
+        problems.extend(compose::check_templates(&store, &built.jobs)?);
         building::in_file_order(&mut problems);
         return Err(Failure { exit: Exit::Input, problems });
     }
