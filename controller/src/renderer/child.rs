@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, BufReader, BufWriter, Stdin, Stdout};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -47,23 +47,33 @@ struct Pipes {
     to: BufWriter<Stdout>,
 }
 
-/// What it is asked for by templates. What all allocations of a job have in common is asked for once.
+/// Values that are known, by namespace and key.
+type Known = BTreeMap<(Namespace, String), Option<Value>>;
+
+/// What it is asked for by templates.
 struct Other {
     pipes: Mutex<Pipes>,
-    common: Mutex<BTreeMap<(Namespace, String), Option<Value>>>,
+    /// What all allocations of a job have in common is asked for once.
+    common: Mutex<Known>,
+    /// What came before it was asked for, for one allocation.
+    ahead: Mutex<Known>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Other {
     fn send(&self, message: &Up, rest: &[u8]) -> io::Result<()> {
-        wire::send(&mut self.pipes.lock().unwrap_or_else(PoisonError::into_inner).to, message, rest)
+        wire::send(&mut lock(&self.pipes).to, message, rest)
     }
 
     fn write(&self, message: &Up, rest: &[u8]) -> io::Result<()> {
-        wire::write(&mut self.pipes.lock().unwrap_or_else(PoisonError::into_inner).to, message, rest)
+        wire::write(&mut lock(&self.pipes).to, message, rest)
     }
 
     fn receive(&self) -> io::Result<Option<(Down, Vec<u8>)>> {
-        wire::receive(&mut self.pipes.lock().unwrap_or_else(PoisonError::into_inner).from)
+        wire::receive(&mut lock(&self.pipes).from)
     }
 
     fn ask(&self, message: &Up) -> Result<(Down, Vec<u8>), String> {
@@ -83,15 +93,15 @@ impl Lookup for Other {
 
     fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Value>, String> {
         let place = (namespace.clone(), key.to_owned());
-        let mut common = self.common.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = lock(&self.ahead).get(&place) {
+            return Ok(value.clone());
+        }
+        let mut common = lock(&self.common);
         if let Some(value) = common.get(&place) {
             return Ok(value.clone());
         }
         let found = match self.ask(&Up::Get { namespace: namespace.to_string(), key: key.to_owned() })? {
-            (Down::Value { secret }, text) => {
-                let text = String::from_utf8(text).map_err(|_| "a value is no text".to_owned())?;
-                Some(Value { text, secret })
-            }
+            (Down::Value { secret }, text) => Some(value(text, secret)?),
             (Down::Missing, _) => None,
             (other, _) => return Err(refused(other)),
         };
@@ -100,6 +110,11 @@ impl Lookup for Other {
         }
         Ok(found)
     }
+}
+
+fn value(text: Vec<u8>, secret: bool) -> Result<Value, String> {
+    let text = String::from_utf8(text).map_err(|_| "a value is no text".to_owned())?;
+    Ok(Value { text, secret })
 }
 
 fn refused(answer: Down) -> String {
@@ -112,7 +127,7 @@ fn refused(answer: Down) -> String {
 /// Answers until nobody asks any more.
 fn serve(cpu_s: u64) -> io::Result<()> {
     let pipes = Pipes { from: BufReader::new(io::stdin()), to: BufWriter::new(io::stdout()) };
-    let other = Arc::new(Other { pipes: Mutex::new(pipes), common: Mutex::default() });
+    let other = Arc::new(Other { pipes: Mutex::new(pipes), common: Mutex::default(), ahead: Mutex::default() });
     let values: Arc<dyn Lookup> = other.clone();
     let begin = |source: usize, said: bool| {
         let spent = clock_gettime(ClockId::ProcessCPUTime).tv_sec;
@@ -123,14 +138,20 @@ fn serve(cpu_s: u64) -> io::Result<()> {
         }
     };
     let mut templates: Option<Templates> = None;
-    while let Some((message, _)) = other.receive()? {
+    while let Some((message, text)) = other.receive()? {
         match message {
             Down::Compile { job, sources } => {
                 templates = compile(&other, &job, sources, &|source| begin(source, true))?
             }
+            Down::Ahead { namespace, key, secret } => {
+                let namespace = namespace.parse().map_err(|_| unexpected())?;
+                let value = value(text, secret).map_err(io::Error::other)?;
+                lock(&other.ahead).insert((namespace, key), Some(value));
+            }
             Down::Render { scope } => {
                 let Some(templates) = &templates else { return Err(unexpected()) };
                 render(&other, templates, Arc::new(*scope), &values, &|source| begin(source, source > 0))?;
+                lock(&other.ahead).clear();
             }
             _ => return Err(unexpected()),
         }
@@ -139,7 +160,7 @@ fn serve(cpu_s: u64) -> io::Result<()> {
 }
 
 fn compile(other: &Other, job: &JobName, count: usize, begin: &dyn Fn(usize)) -> io::Result<Option<Templates>> {
-    other.common.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    lock(&other.common).clear();
     let mut sources = Vec::new();
     for _ in 0..count {
         match other.receive()? {

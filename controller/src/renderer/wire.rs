@@ -19,6 +19,8 @@ pub(super) enum Down {
     Compile { job: JobName, sources: usize },
     /// One; behind it is its text.
     Source { path: RelPath, mode: u32 },
+    /// A value that templates will most likely ask for, as they did for another allocation; behind it is its text.
+    Ahead { namespace: String, key: String, secret: bool },
     /// They are to be rendered for this.
     Render { scope: Box<Scope> },
     /// The keys that were asked for.
