@@ -1,12 +1,19 @@
 //! Edge: agent.toml: written by `join`, read by every other command.
-#![expect(clippy::disallowed_methods, reason = "edge: reads and writes agent.toml")]
+#![expect(clippy::disallowed_types, reason = "edge: reads agent.toml")]
 
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use shared::{BucketId, Code, Diagnostic, WorkerId};
 
 use crate::state::durable;
+
+/// Longest agent.toml, bytes.
+const CAP: u64 = 1 << 20;
 
 /// The agent's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,11 +91,27 @@ pub struct Partial {
     allow: Option<Vec<Kind>>,
 }
 
+/// What is in a regular file of at most [`CAP`] bytes: opening a pipe would wait for somebody to write into it.
+fn text(path: &Path) -> io::Result<String> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    if meta.len() > CAP {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {} KiB", CAP >> 10)));
+    }
+    let mut text = String::new();
+    file.take(CAP).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 impl Partial {
     /// Reads `path`; `None` without one.
     pub fn load(path: &Path) -> Result<Option<Self>, Diagnostic> {
         let problem = |message: &str| Diagnostic::new(Code::Settings, message).at(path.display());
-        match std::fs::read_to_string(path) {
+        match text(path) {
             Ok(text) => Self::parse(&text, path).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(problem("the agent's settings cannot be read").cause(&error)),
@@ -183,8 +206,24 @@ impl Config {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "test files")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_are_no_file_or_endless_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("agent.toml");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
+        for path in [&pipe, Path::new("/dev/zero")] {
+            let said = Partial::load(path).unwrap_err().to_string();
+            assert!(said.contains("cannot be read") && said.contains("no regular file"), "{said}");
+        }
+        let long = dir.path().join("long.toml");
+        std::fs::write(&long, "#".repeat(usize::try_from(CAP).unwrap() + 1)).unwrap();
+        let said = Partial::load(&long).unwrap_err().to_string();
+        assert!(said.contains("longer than 1024 KiB"), "{said}");
+    }
 
     #[test]
     fn what_join_learned_is_beside_the_operators_own_file_and_gives_way_to_it() {

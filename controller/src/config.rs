@@ -9,6 +9,10 @@ use shared::{Code, Diagnostic};
 
 use crate::failure::{Exit, Failure};
 use crate::paths::{BucketDir, CONTROLLERS};
+use crate::regular;
+
+/// Longest maand.conf, bytes.
+const CAP: u64 = 1 << 20;
 
 /// What `maand init` writes.
 pub const TEMPLATE: &str = "\
@@ -130,7 +134,7 @@ const OLD: [&str; 4] = ["use_sudo", "ssh_user", "ssh_key", "ssh_port"];
 impl Settings {
     /// Reads maand.conf; a missing one means the defaults.
     pub fn load(bucket: &BucketDir) -> Result<Self, Failure> {
-        match std::fs::read_to_string(bucket.conf()) {
+        match regular::text(&bucket.conf(), CAP) {
             Ok(text) => Self::parse(&text).map_err(|problems| Failure { exit: Exit::Input, problems }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Failure::new(

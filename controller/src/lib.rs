@@ -28,6 +28,7 @@ pub mod high_water;
 pub mod hooks;
 pub mod paths;
 pub mod permissions;
+pub mod regular;
 pub mod renderer;
 pub mod secrets;
 pub mod serve;

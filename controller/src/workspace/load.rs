@@ -3,7 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "edge: reads the workspace")]
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use walkdir::WalkDir;
 use super::{Raw, RawFile, RawJob};
 use crate::bundle::store::Store;
 use crate::paths::BucketDir;
+use crate::regular;
 use crate::tally::Tally;
 
 /// Directories of tools, left out wherever they are.
@@ -91,16 +93,13 @@ impl Loader<'_> {
 
     /// A file that is parsed; `None` when it is not there.
     fn text(&mut self, path: &Path) -> Option<String> {
-        match std::fs::metadata(path) {
-            Ok(meta) if meta.len() > PARSED_CAP => {
-                self.problem(path, Code::Syntax, "this file is longer than 4 MiB");
-                return None;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-            _ => {}
-        }
-        match std::fs::read_to_string(path) {
+        match regular::text(path, PARSED_CAP) {
             Ok(text) => Some(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                self.problem(path, Code::Syntax, "this file is longer than 4 MiB");
+                None
+            }
             Err(error) => {
                 self.problem(path, Code::Syntax, format!("this file cannot be read: {error}"));
                 None
@@ -164,7 +163,7 @@ impl Loader<'_> {
             None => {
                 self.seen.read += 1;
                 self.seen.tally.add(1);
-                let stored = File::open(path)
+                let stored = regular::open(path)
                     .map_err(|e| e.to_string())
                     .and_then(|mut file| self.store.put_reader(&mut file).map_err(|e| chain(&e)));
                 match stored {
