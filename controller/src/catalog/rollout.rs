@@ -160,6 +160,13 @@ pub fn open(connection: &Connection) -> Result<Option<Header>> {
     Ok(headers(connection, "state IN ('running', 'paused') AND ?1", &true)?.pop())
 }
 
+/// When the last one that was aborted ended, milliseconds since 1970 UTC.
+pub fn last_aborted(connection: &Connection) -> Result<Option<i64>> {
+    connection
+        .query_row("SELECT max(ended_at) FROM rollout WHERE state = 'aborted'", [], |row| row.get(0))
+        .during("reading rollouts")
+}
+
 /// The rollout of that id.
 pub fn get(connection: &Connection, run: RunId) -> Result<Option<Header>> {
     Ok(headers(connection, "run_id = ?1", &run.to_string())?.pop())

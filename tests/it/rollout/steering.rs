@@ -106,7 +106,12 @@ fn abort_ends_it_and_the_next_deploy_rolls_the_rest() {
     assert_eq!(state(&fleet), "aborted");
     fleet.lower("hold.api");
     let first = || fleet.agents[0].read("api", "data/ran").lines().count();
-    fleet.bucket.maand(&["deploy"]).expect(0);
+    // As if this machine's clock had been set back by an hour since.
+    let catalog = rusqlite::Connection::open(fleet.bucket.path("data/maand.db")).unwrap();
+    catalog.execute("UPDATE rollout SET ended_at = ended_at + 3600000", []).unwrap();
+    drop(catalog);
+    let said = fleet.bucket.maand(&["deploy"]).expect(0).stderr;
+    assert!(said.contains("waiting 6 s: until then an agent may begin what the aborted deploy took back"), "{said}");
     assert_eq!(fleet.words("api"), ["promoted"; 3]);
     assert_eq!(first(), 2, "what ran was not promoted: it starts again");
 }

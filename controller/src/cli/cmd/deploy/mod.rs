@@ -1,5 +1,5 @@
 //! `maand deploy`.
-#![expect(clippy::disallowed_methods, reason = "edge: a scratch copy of the catalog for -b -n")]
+#![expect(clippy::disallowed_methods, reason = "edge: a scratch copy of the catalog for -b -n, a pause")]
 
 pub mod attend;
 mod preview;
@@ -7,6 +7,9 @@ mod problem;
 pub mod progress;
 mod trees;
 
+use std::time::Duration;
+
+use shared::api::GONE_MS;
 use shared::{Code, Diagnostic, RunId};
 
 use crate::catalog::{Catalog, recover, rollout as rows};
@@ -208,6 +211,7 @@ fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
         context.ui.say(format_args!("going on with the deploy that was left open (update_seq {seq})"));
         attendant.attend(&mut catalog, driver)?;
     }
+    settle(context, &mut catalog)?;
     // After a restored backup: what agents that came back since have said counts.
     for host in hear(&mut catalog)? {
         context
@@ -225,6 +229,22 @@ fn deploy(args: &Args, context: &Context) -> Result<(), Failure> {
         context.ui.out_json(&promoted);
     } else {
         promoted.say(&context.ui);
+    }
+    Ok(())
+}
+
+/// Waits until no agent may begin what an aborted deploy took back from it: else it could restart beside the batch of
+/// the next one.
+fn settle(context: &Context, catalog: &mut Catalog) -> Result<(), Failure> {
+    let Some(ended_ms) = catalog.read(|tx| rows::last_aborted(tx))? else { return Ok(()) };
+    // A clock that was set back does not make it longer.
+    let left_ms = (ended_ms.saturating_add(GONE_MS) - clock::now_ms()).min(GONE_MS);
+    if let Some(left_ms) = u64::try_from(left_ms).ok().filter(|left_ms| *left_ms > 0) {
+        context.ui.say(format_args!(
+            "waiting {} s: until then an agent may begin what the aborted deploy took back",
+            left_ms.div_ceil(1000)
+        ));
+        std::thread::sleep(Duration::from_millis(left_ms));
     }
     Ok(())
 }
