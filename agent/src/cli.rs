@@ -200,6 +200,13 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     // A core dump would have keys and secrets in it; what is started does not inherit this.
     let _set = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // Started for every make target and script: it needs nothing of a command line for people.
+    let mut words = std::env::args_os().skip(1);
+    if let (Some(word), Some(dir), None) = (words.next(), words.next(), words.next())
+        && word == run::SHIM
+    {
+        return if run::shim(std::path::Path::new(&dir)).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -336,7 +343,7 @@ fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std:
             tracing::warn!(%error, "runner_not_written");
         }
         if let Some(state) = &accepted {
-            poll::describe(&layout, state);
+            poll::describe(&layout, state, true);
         }
         if let Some(boot_id) = boot_id {
             shop.boot(boot_id);

@@ -2,8 +2,11 @@
 #![expect(clippy::disallowed_methods, reason = "edge: /proc and the PATH")]
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use shared::api::v1::facts::WorkerFacts;
+
+use crate::clock;
 
 /// Free disk is rounded to this many MiB, so that it does not change with every look.
 const DISK_STEP_MB: u64 = 1024;
@@ -16,21 +19,53 @@ pub fn boot_id(file: &Path) -> Option<uuid::Uuid> {
     std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// Measures.
-pub fn measure(root: &Path) -> WorkerFacts {
+/// How long what hardly ever changes is believed: where there are many processors, looking at them takes a while.
+const STILL: Duration = Duration::from_secs(60);
+
+/// Measures, again and again.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    /// The last time that all of it was measured.
+    last: Option<(Instant, WorkerFacts)>,
+}
+
+impl Gauge {
+    /// What this worker is now; of what hardly ever changes, what it was less than a minute ago.
+    pub fn measure(&mut self, root: &Path) -> WorkerFacts {
+        if let Some((at, last)) = &mut self.last
+            && at.elapsed() < STILL
+        {
+            (last.disk_free_mb, last.tools) = (disk_free_mb(root), tools());
+            return last.clone();
+        }
+        let facts = measure(root);
+        self.last = Some((clock::instant(), facts.clone()));
+        facts
+    }
+}
+
+fn tools() -> Vec<String> {
+    ["make", "sh"].into_iter().filter(|tool| on_path(tool)).map(str::to_owned).collect()
+}
+
+fn disk_free_mb(root: &Path) -> u64 {
+    let free = rustix::fs::statvfs(root).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize) >> 20);
+    free / DISK_STEP_MB * DISK_STEP_MB
+}
+
+fn measure(root: &Path) -> WorkerFacts {
     let uname = rustix::system::uname();
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let fastest = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    let free = rustix::fs::statvfs(root).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize) >> 20);
     WorkerFacts {
         memory_mb: memory_mb(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),
         cpu_mhz: clock_mhz(&cpuinfo, &fastest) * u64::from(cpus),
         cpus,
         kernel: uname.release().to_string_lossy().into_owned(),
         arch: uname.machine().to_string_lossy().into_owned(),
-        disk_free_mb: free / DISK_STEP_MB * DISK_STEP_MB,
-        tools: ["make", "sh"].into_iter().filter(|tool| on_path(tool)).map(str::to_owned).collect(),
+        disk_free_mb: disk_free_mb(root),
+        tools: tools(),
     }
 }
 

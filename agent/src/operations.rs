@@ -108,7 +108,7 @@ impl Workshop {
         if desired.fence != Fence::default() {
             known.iter().for_each(|entry| self.keep_or_forget(entry, &desired, &mut running));
         }
-        let mut news = false;
+        let (mut news, mut begun) = (false, false);
         let hold = self.on_hold(&desired);
         for asked in &desired.operations {
             let entry = known.iter().find(|entry| entry.asked.id == asked.id);
@@ -133,12 +133,15 @@ impl Workshop {
                     tracing::info!(id = %asked.id, kind = asked.work.word(), outcome = ?ended, "operation_not_begun");
                     news |= self.record(asked, clock::now_ms(), Some((ended, 0, 0)));
                 }
-                Turn::Start => news |= self.begin_operation(asked, &desired, &mut running),
+                Turn::Start => begun |= self.begin_operation(asked, &desired, &mut running),
             }
         }
         drop(running);
         if news {
             self.transient.report_now();
+        } else if begun {
+            // What is quick is one report.
+            self.transient.report_soon();
         }
     }
 

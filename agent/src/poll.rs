@@ -175,7 +175,8 @@ async fn offered(
             }
             tracing::info!(fence = %state.fence, "desired_accepted");
             shop.transient.refused(None);
-            describe(layout, &state);
+            // Ad-hoc work changes nothing that jobs.json says.
+            describe(layout, &state, !state.is_same_but_for_operations(&shop.desired()));
             if let Some(grant) = grant {
                 shop.confirmed(grant);
                 failpoint::hit("accept::granted");
@@ -187,8 +188,8 @@ async fn offered(
 }
 
 /// worker.json and jobs.json, for people and scripts; after the state that they describe is accepted,
-/// and again when the agent starts.
-pub fn describe(layout: &Layout, state: &DesiredState) {
+/// and again when the agent starts. `whole`: jobs.json too.
+pub fn describe(layout: &Layout, state: &DesiredState, whole: bool) {
     let worker = json!({
         "bucket_id": state.bucket_id,
         "worker_id": state.worker_id,
@@ -200,7 +201,8 @@ pub fn describe(layout: &Layout, state: &DesiredState) {
     });
     let here = state.allocations.iter().filter(|a| matches!(a.state, RunState::Running | RunState::Stopped));
     let jobs: Vec<_> = here.map(|a| json!({ "job": a.job, "disabled": u8::from(a.disabled) })).collect();
-    for (path, value) in [(layout.worker_json(), worker), (layout.jobs_json(), json!(jobs))] {
+    let files = [(layout.worker_json(), worker), (layout.jobs_json(), json!(jobs))];
+    for (path, value) in files.into_iter().take(if whole { 2 } else { 1 }) {
         let mut text = Vec::new();
         let indented = serde_json::ser::PrettyFormatter::with_indent(b"   ");
         let mut serializer = serde_json::Serializer::with_formatter(&mut text, indented);

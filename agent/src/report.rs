@@ -16,11 +16,12 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::client::Client;
+use crate::facts::Gauge;
 use crate::health::schedule::News;
 use crate::reconcile::{Place, Row, heal};
 use crate::service::{Loop, Service};
 use crate::state::ledger::Ledger;
-use crate::{clock, facts, machine};
+use crate::{clock, machine};
 
 /// What is begun is reported only when it is not done within this time: a quick update is one report.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -192,7 +193,7 @@ pub async fn send_all(
 ) {
     let boot_id = machine::boot_id();
     let mut number = 0;
-    let mut told: Option<WorkerFacts> = None;
+    let (mut gauge, mut told) = (Gauge::default(), None::<WorkerFacts>);
     loop {
         let mut attempt = 0;
         let mut news;
@@ -203,7 +204,7 @@ pub async fn send_all(
                 Ok(session) => {
                     // Asked for first: one with another number would count as another start's, and what it says
                     // once, such as facts, be lost.
-                    let facts = facts::measure(&root);
+                    let facts = gauge.measure(&root);
                     let told_facts = (told.as_ref() != Some(&facts)).then(|| facts.clone());
                     number += 1;
                     match report(&ledger, &transient, session, number, boot_id, told_facts) {

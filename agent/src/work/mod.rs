@@ -144,11 +144,18 @@ impl Workshop {
     pub fn set(self: &Arc<Self>, desired: DesiredState) {
         self.prefetch(&desired);
         self.forget_purged(&desired);
-        *lock(&self.desired) = Arc::new(desired);
+        let desired = Arc::new(desired);
+        let before = std::mem::replace(&mut *lock(&self.desired), desired.clone());
         *lock(&self.moved.0) += 1;
         self.moved.1.notify_all();
         self.stirred.notify_one();
-        self.dispatch();
+        let is_working = self.take_up(&desired);
+        // Nobody waits to hear that ad-hoc work was asked for, or is over: what it came to is what is waited for.
+        if is_working || desired.is_same_but_for_operations(&before) {
+            self.transient.report_soon();
+        } else {
+            self.transient.report_now();
+        }
         self.operate();
     }
 
@@ -177,12 +184,20 @@ impl Workshop {
         lock(&self.busy).remove(&alloc);
     }
 
-    /// Starts a thread for every allocation that has work and none yet.
+    /// Starts a thread for every allocation that has work and none yet, and reports.
     pub fn dispatch(self: &Arc<Self>) {
         let desired = lock(&self.desired).clone();
+        if self.take_up(&desired) { self.transient.report_soon() } else { self.transient.report_now() }
+    }
+
+    /// Starts a thread for every allocation that has work and none yet; whether any has.
+    fn take_up(self: &Arc<Self>, desired: &DesiredState) -> bool {
         let rows: HashMap<AllocId, Row> = match self.ledger.rows() {
             Ok(rows) => rows.into_iter().map(|row| (row.alloc_id, row)).collect(),
-            Err(error) => return tracing::error!(error = chain(&error), "ledger_unreadable"),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "ledger_unreadable");
+                return true;
+            }
         };
         let mut any = false;
         for wanted in &desired.allocations {
@@ -203,7 +218,7 @@ impl Workshop {
                 }
             }
         }
-        if any { self.transient.report_soon() } else { self.transient.report_now() }
+        any
     }
 
     /// One allocation, until there is nothing to do.

@@ -110,6 +110,18 @@ pub struct DesiredState {
     pub hold: Option<Hold>,
 }
 
+impl DesiredState {
+    /// Whether nothing else than ad-hoc work was asked for, or is over, since `before`.
+    pub fn is_same_but_for_operations(&self, before: &Self) -> bool {
+        (self.fence.epoch, self.fence.update_seq) == (before.fence.epoch, before.fence.update_seq)
+            && self.operations != before.operations
+            && self.labels == before.labels
+            && self.allocations == before.allocations
+            && self.prefetch == before.prefetch
+            && self.hold == before.hold
+    }
+}
+
 /// Until when nothing is changed on a worker, and why. It ends by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
