@@ -40,6 +40,8 @@ pub fn hit(name: &str) {
     );
     if std::env::var("MAAND_STOPPOINT").is_ok_and(|point| point == name) && STOPS.fetch_add(1, Ordering::SeqCst) == 0 {
         let _goes_on = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+        // The signal is the whole process's: another thread may take it, and this one run on until that has stopped all.
+        std::thread::sleep(std::time::Duration::from_secs(1));
     }
     let Ok(wanted) = std::env::var("MAAND_FAILPOINT") else { return };
     // A point's own name has two colons, its number one.
