@@ -128,7 +128,11 @@ fn the_next_batch_downloads_while_this_one_runs() {
     assert_eq!(deploy.wait(Duration::from_secs(90)).code(), Some(0), "{}", deploy.printed());
     for agent in &agents {
         assert_eq!(agent.read("api", "conf/big").len(), 100_000, "{}", agent.host);
-        assert_eq!(stored(agent), 0, "what is in place has no second copy: {}", agent.host);
+        // A download that was overtaken by the release itself may end after it.
+        harness::poll::until("no second copy of what is in place", harness::poll::LONG, || match stored(agent) {
+            0 => Ok(()),
+            blobs => Err(format!("{blobs} blobs on {}", agent.host)),
+        });
     }
 }
 

@@ -52,7 +52,7 @@ impl Workshop {
         drop(early);
         let shop = self.clone();
         self.net.spawn_blocking(move || {
-            let _one = lock(&shop.sending);
+            let one = lock(&shop.sending);
             for digest in wanted {
                 if lock(&shop.early).contains_key(&digest) {
                     continue;
@@ -62,7 +62,30 @@ impl Workshop {
                     Err(error) => tracing::debug!(error = chain(&error), %digest, "not_prefetched"),
                 }
             }
+            drop(one);
+            // It may have been put in place meanwhile. Whoever has the turn looks itself.
+            if let Ok(_turn) = shop.turn.try_lock() {
+                shop.tidy_store();
+            }
         });
+    }
+
+    /// What was put in place needs no second copy, and what will be is fetched by its own turn: keeps of the store what
+    /// is to be at hand for a later batch. For who has the turn.
+    pub(super) fn tidy_store(&self) {
+        let desired = self.desired();
+        let mut early = lock(&self.early);
+        early.retain(|digest, _| desired.prefetch.contains(digest));
+        let is_whole = desired.prefetch.iter().all(|digest| early.contains_key(digest));
+        let keep = early.clone();
+        drop(early);
+        // Of one that is held up, what it has fetched stays.
+        if is_whole && lock(&self.busy).len() <= 1 {
+            let pruned = fetch::prune(&self.layout, &keep.values().collect::<Vec<_>>());
+            if let Err(error) = pruned {
+                tracing::warn!(%error, "store_not_pruned");
+            }
+        }
     }
 
     fn prefetch_one(&self, digest: BundleDigest) -> Result<Bundle, fetch::Error> {

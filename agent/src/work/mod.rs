@@ -299,7 +299,7 @@ impl Workshop {
         match step {
             Step::Nothing => return Ok(false),
             Step::Resume(running) => self.resume(wanted, row, &running)?,
-            Step::Place(bundle) => self.place(desired, wanted, row, bundle)?,
+            Step::Place(bundle) => self.place(wanted, row, bundle)?,
             Step::Run(action) => self.run(desired, wanted, row, &action)?,
             Step::Complete(action) => {
                 let row = acted(row, wanted, &action);

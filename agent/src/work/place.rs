@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rustix::fs::{Mode, fchmod, fsync};
-use shared::api::v1::desired::{DesiredAllocation, DesiredState};
+use shared::api::v1::desired::DesiredAllocation;
 use shared::api::v1::report::{Fetched, Phase};
 use shared::diagnostic::chain;
 use shared::{Bundle, BundleDigest, Entry, RelPath};
@@ -20,13 +20,7 @@ use crate::state::ledger::Ledger;
 use crate::{alone, clock, failpoint, fetch};
 
 impl Workshop {
-    pub(super) fn place(
-        &self,
-        desired: &DesiredState,
-        wanted: &DesiredAllocation,
-        mut row: Row,
-        to: BundleDigest,
-    ) -> Result<(), Held> {
+    pub(super) fn place(&self, wanted: &DesiredAllocation, mut row: Row, to: BundleDigest) -> Result<(), Held> {
         let _turn = lock(&self.turn);
         self.transient.phase(row.alloc_id, &row.job, Phase::Fetching);
         let fetch = |error: fetch::Error| Held::Fetch(chain(&error));
@@ -96,14 +90,7 @@ impl Workshop {
         row.unmanaged = survey.unmanaged;
         self.save(&row)?;
         failpoint::hit("placed::after");
-        // What was put in place needs no second copy, and what will be is fetched by its own turn.
-        let early = lock(&self.early).clone();
-        if lock(&self.busy).len() <= 1 && desired.prefetch.iter().all(|digest| early.contains_key(digest)) {
-            let pruned = fetch::prune(&self.layout, &early.values().collect::<Vec<_>>());
-            if let Err(error) = pruned {
-                tracing::warn!(%error, job = %wanted.job, "store_not_pruned");
-            }
-        }
+        self.tidy_store();
         Ok(())
     }
 
