@@ -1,28 +1,21 @@
 //! The command line: join, run, status, make, logs.
 
+mod serve;
+mod status;
+
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use shared::api::v1::desired::DesiredState;
 use shared::{Code, Diagnostic};
 
-use crate::client::Client;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::join::{self, Place};
 use crate::leave::{self, Wish};
-use crate::operations::Operations;
-use crate::renew::{self, Refused, Renewing};
-use crate::report::{self, Transient};
-use crate::service::Service;
-use crate::state::layout::Layout;
-use crate::state::ledger::Ledger;
-use crate::work::Workshop;
-use crate::{by_hand, clock, facts, health, job_logs, local, machine, poll, reconcile, run, unit};
+use crate::{by_hand, facts, job_logs, local, machine, run, unit};
 
 /// Pulls what this machine should run from its controller, puts it in place and runs it.
 ///
@@ -177,16 +170,7 @@ enum Command {
         #[arg(long)]
         follow: bool,
     },
-    /// The process between the agent and make
-    #[command(name = "__run", hide = true)]
-    Shim {
-        /// The run's directory
-        dir: PathBuf,
-    },
 }
-
-/// Seconds between two looks for edited files, where agent.toml does not say.
-const DRIFT_CHECK_S: u32 = 3600;
 
 /// Most bytes of a job's logs that a controller is shown at once: what an agent sends of output as it comes.
 const MOST_SHOWN: u64 = 1 << 20;
@@ -205,7 +189,7 @@ pub fn main() -> ExitCode {
     if let (Some(word), Some(dir), None) = (words.next(), words.next(), words.next())
         && word == run::SHIM
     {
-        return if run::shim(std::path::Path::new(&dir)).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if run::shim(Path::new(&dir)).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -213,11 +197,10 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match cli.command {
-        Command::Shim { dir } => return if run::shim(&dir).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         Command::Join { url, token, root, state, replace, now } => {
             enrol(&url, token, Place { config: cli.config, root, state, replace }, now)
         }
-        Command::Run { controller, boot_id_file } => serve(&cli.config, controller, &boot_id_file),
+        Command::Run { controller, boot_id_file } => serve::serve(&cli.config, controller, &boot_id_file),
         Command::Leave { keep_running, offline, yes } => {
             runtime().and_then(|net| leave::leave(&cli.config, Wish { keep_running, offline, yes }, &net))
         }
@@ -226,7 +209,7 @@ pub fn main() -> ExitCode {
             identity.load()?;
             machine::record(&identity, config.bucket_id).map(drop)
         }),
-        Command::Status { json } => status(&cli.config, json),
+        Command::Status { json } => status::status(&cli.config, json),
         Command::Make { job, target } => match by_hand::make(&cli.config, &job, &target) {
             Ok(ended) => return ended,
             Err(problem) => Err(problem),
@@ -296,177 +279,4 @@ fn read_token() -> Result<String, Diagnostic> {
             Err(Diagnostic::new(Code::JoinRefused, "the token cannot be read from standard input").cause(&error))
         }
     }
-}
-
-fn serve(path: &std::path::Path, controller: Option<String>, boot_id_file: &std::path::Path) -> Result<(), Diagnostic> {
-    let boot_id = facts::boot_id(boot_id_file);
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
-    // What the agent writes for itself is nobody else's; make gets the usual mask.
-    let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let mut config = Config::load(path)?;
-    if let Some(url) = controller {
-        url.trim_end_matches('/').clone_into(&mut config.controller);
-    }
-    let layout = Layout::new(&config.root, config.bucket_id);
-    let (ledger, session) = Ledger::open(&layout)?;
-    let ledger = Arc::new(ledger);
-    // For checks of jobs that speak TLS; the agent's own client names its provider.
-    let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let identity = Identity::new(&config.state, config.bucket_id);
-    let held = identity.load()?;
-    let machine = machine::check(&identity, config.bucket_id)?;
-    let unusable = |error: &dyn std::error::Error| {
-        Diagnostic::new(Code::AgentState, "the agent's identity cannot be used").cause(error)
-    };
-    let tls = renew::tls(&held, config.bucket_id)?;
-    let runtime = runtime()?;
-    let client = Client::starting(tls, &config.controller, machine.start(config.bucket_id, session))
-        .map_err(|error| unusable(&error))?;
-    let transient = Arc::new(Transient::default());
-    let accepted: Option<DesiredState> = match ledger.accepted() {
-        Ok(accepted) => accepted.and_then(|(_, payload)| serde_json::from_slice(&payload).ok()),
-        Err(error) => return Err(unusable(&error)),
-    };
-    let net = runtime.handle().clone();
-    runtime.block_on(async {
-        let mut term = signal(tokio::signal::unix::SignalKind::terminate())?;
-        let mut int = signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let nothing = nothing_accepted(&config);
-        let state = accepted.clone().unwrap_or(nothing);
-        let allow = config.allow.as_ref().map(|kinds| kinds.iter().map(|kind| kind.word().to_owned()).collect());
-        let operations = Operations::new(allow);
-        let shop =
-            Workshop::new(ledger.clone(), layout.clone(), client.clone(), net, transient.clone(), operations, state);
-        tracing::info!(controller = config.controller, bucket = %config.bucket_id, session, "agent_started");
-        let runner = local::agent().and_then(|agent| local::write_runner(&layout, &agent, &std::path::absolute(path)?));
-        if let Err(error) = runner {
-            tracing::warn!(%error, "runner_not_written");
-        }
-        if let Some(state) = &accepted {
-            poll::describe(&layout, state, true);
-        }
-        if let Some(boot_id) = boot_id {
-            shop.boot(boot_id);
-        }
-        let every = config.drift_check_seconds.unwrap_or(DRIFT_CHECK_S);
-        if every > 0 {
-            shop.watch_drift(std::time::Duration::from_secs(every.into()));
-        }
-        // Finishes what a crash cut off, before anything is heard from the controller.
-        shop.begin();
-        let service = Service::default();
-        service.ready();
-        let root = config.root.clone();
-        let reporting = report::send_all(ledger.clone(), client.clone(), transient.clone(), root, &service);
-        let renewing = Renewing::new(identity, config.bucket_id, &config.controller, client.clone(), held);
-        tokio::select! {
-            () = poll::poll(&config, &client, &ledger, &layout, &shop, &service) => {}
-            () = service.tell(&ledger, &transient) => {}
-            () = reporting => {}
-            () = renewing.keep() => {}
-            () = health::watch(shop.clone()) => {}
-            () = by_hand::notice(shop.clone()) => {}
-            () = shop.clone().send_late_after_reports() => {}
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        service.stopping();
-        tracing::info!("agent_stopped");
-        Ok(())
-    })?;
-    // Threads of make targets that still run are left: their processes and results outlive this one.
-    runtime.shutdown_background();
-    Ok(())
-}
-
-fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal, Diagnostic> {
-    tokio::signal::unix::signal(kind)
-        .map_err(|error| Diagnostic::new(Code::AgentState, "signals cannot be handled").cause(&error))
-}
-
-/// Before the first desired state: nothing is wanted, nothing is removed.
-fn nothing_accepted(config: &Config) -> DesiredState {
-    DesiredState {
-        bucket_id: config.bucket_id,
-        worker_id: config.worker_id,
-        host: shared::Host::unknown(),
-        labels: Vec::new(),
-        fence: shared::api::v1::desired::Fence::default(),
-        issued_at_ms: 0,
-        allocations: Vec::new(),
-        prefetch: Vec::new(),
-        operations: Vec::new(),
-        hold: None,
-    }
-}
-
-/// A span for people.
-fn span(ms: i64) -> String {
-    let s = ms.unsigned_abs() / 1000;
-    match s {
-        0..120 => format!("{s} s"),
-        120..7200 => format!("{} min", s / 60),
-        7200..172_800 => format!("{} h", s / 3600),
-        _ => format!("{} days", s / 86_400),
-    }
-}
-
-fn ends(left_ms: i64) -> String {
-    if left_ms > 0 {
-        return format!("ends in {}; the agent renews it by itself", span(left_ms));
-    }
-    format!("ended {} ago; a running agent gets a new one for its key", span(left_ms))
-}
-
-fn ago(since_ms: i64) -> String {
-    format!("since {} ago", span(clock::now_ms() - since_ms))
-}
-
-fn status(path: &std::path::Path, json: bool) -> Result<(), Diagnostic> {
-    let config = Config::load(path)?;
-    let layout = Layout::new(&config.root, config.bucket_id);
-    let ledger = Ledger::view(&layout)?;
-    let failed = |error: crate::state::ledger::Error| {
-        Diagnostic::new(Code::AgentState, "the ledger cannot be read").cause(&error)
-    };
-    let fence = ledger.accepted().map_err(failed)?.map(|(accepted, _)| accepted.fence);
-    let rows = ledger.rows().map_err(failed)?;
-    let place = |row: &reconcile::Row| match row.place {
-        reconcile::Place::Empty => "no files".to_owned(),
-        reconcile::Place::Whole(bundle) => bundle.short(),
-        reconcile::Place::Applying { to } => format!("applying {}", to.short()),
-    };
-    let mut out = std::io::stdout();
-    let identity = Identity::new(&config.state, config.bucket_id);
-    let left_ms = identity.load().ok().and_then(|held| Some(held.newest()?.life.not_after_ms - clock::now_ms()));
-    let refused = Refused::load(&identity);
-    if json {
-        let allocations: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                serde_json::json!({ "job": row.job, "files": place(row), "process": row.process, "action": row.action,
-                    "drift": row.drift, "unmanaged": row.unmanaged })
-            })
-            .collect();
-        let status = serde_json::json!({ "controller": config.controller, "bucket_id": config.bucket_id,
-            "worker_id": config.worker_id, "accepted": fence, "certificate_ends_in_s": left_ms.map(|ms| ms / 1000),
-            "refused": refused.as_ref().map(|r| serde_json::json!({ "error": r.error, "message": r.message,
-                "since_ms": r.since_ms, "do": r.remedy() })), "allocations": allocations });
-        drop(writeln!(out, "{status:#}"));
-        return Ok(());
-    }
-    drop(writeln!(out, "controller  {}", config.controller));
-    drop(writeln!(out, "bucket      {}", config.bucket_id));
-    drop(writeln!(out, "worker      {}", config.worker_id));
-    drop(writeln!(out, "accepted    {}", fence.map_or_else(|| "nothing yet".to_owned(), |fence| fence.to_string())));
-    drop(writeln!(out, "certificate {}", left_ms.map_or_else(|| "cannot be read".to_owned(), ends)));
-    if let Some(refused) = &refused {
-        drop(writeln!(out, "refused     {} ({}), {}", refused.message, refused.error, ago(refused.since_ms)));
-        drop(writeln!(out, "do          {}", refused.remedy()));
-    }
-    for row in &rows {
-        let process = serde_json::to_value(row.process).ok().and_then(|v| v.as_str().map(str::to_owned));
-        drop(writeln!(out, "{:<11} {:<14} {}", row.job, place(row), process.unwrap_or_default()));
-    }
-    Ok(())
 }
