@@ -6,6 +6,7 @@
 //! - [`agents`]: agents as real processes
 //! - [`light`]: agents by the hundred, in the process of the test
 //! - [`link`]: the way between an agent and its controller, as bad as a test wants it
+//! - [`faketime`]: programs that see another clock
 //! - [`process`]: a child that is ended when its test ends
 //! - [`poll`]: the one way to wait: on a condition, with a deadline, saying what was seen last
 //! - [`namespace`]: workers in network namespaces
@@ -17,6 +18,7 @@
 pub mod agents;
 pub mod booted;
 pub mod bucket;
+pub mod faketime;
 pub mod light;
 pub mod link;
 pub mod namespace;

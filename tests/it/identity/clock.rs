@@ -1,20 +1,14 @@
 //! A worker's clock is an hour off, either way.
 
 use harness::agents::Agent;
-use harness::poll;
+use harness::{faketime, poll};
 
 use super::*;
 
 #[test]
 fn a_clock_that_is_an_hour_off_is_shown_and_hinders_nothing() {
-    let asked = std::process::Command::new("faketime").args(["-m", "-f", "+0s", "printenv", "LD_PRELOAD"]).output();
-    let Ok(asked) = asked else {
-        assert!(std::env::var_os("MAAND_CI").is_none(), "faketime is needed here");
-        println!("skipped: faketime is not installed");
-        return;
-    };
-    // Its library alone: the program itself would stand between us and the agent, and leave that behind when it is killed.
-    let preload = format!("LD_PRELOAD={}", String::from_utf8(asked.stdout).unwrap().trim());
+    let Some(library) = faketime::library(true) else { return };
+    let preload = format!("LD_PRELOAD={library}");
     // Renewed within seconds, although by these clocks their certificates have ended, or have not begun.
     let (bucket, hosts) = prepared(2, &["agent_certs_ttl = \"20s\""]);
     let _serve = bucket.serve();
@@ -27,6 +21,7 @@ fn a_clock_that_is_an_hour_off_is_shown_and_hinders_nothing() {
         agent.enrol(&bucket).expect(0);
         agent.start();
         agent.wait_online(&bucket);
+        faketime::forget(agent.pid());
         agents.push(agent);
     }
     bucket.maand(&["deploy"]).expect(0);

@@ -155,15 +155,8 @@ fn a_new_deploy_brings_a_deferred_one_to_the_newest_and_not_to_what_it_missed() 
 /// By the deploy's own clock a minute goes by when a release was taken back, in which its agent may still begin it.
 #[test]
 fn a_clock_that_is_set_forward_ends_no_lease_early() {
-    // What the program itself would load; it cannot be told to read its offset from a file.
-    let mut asked = std::process::Command::new("faketime");
-    asked.args(["-f", "+0s", "printenv", "LD_PRELOAD"]);
-    let Ok(asked) = asked.output() else {
-        assert!(std::env::var_os("MAAND_CI").is_none(), "faketime is needed here");
-        println!("skipped: faketime is not installed");
-        return;
-    };
-    let library = String::from_utf8(asked.stdout).unwrap().trim().to_owned();
+    // The program itself cannot be told to read its offset from a file.
+    let Some(library) = harness::faketime::library(false) else { return };
     let mut fleet = Fleet::new(2);
     fleet.bucket.setting("pickup_timeout = 1");
     fleet.job("api", json!({"max_unreachable": 1}));
