@@ -14,7 +14,16 @@ const POINTS: usize = 3;
 /// Longest time for a kind, after what is prepared for it.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// One rig at a time, whichever process has it: they share the machine's loop devices, and one of them makes mount namespaces
+/// that have copies of all mounts.
+fn alone() -> std::fs::File {
+    let lock = std::fs::File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    lock
+}
+
 fn hit(kinds: &[Kind]) {
+    let _alone = alone();
     let needed = std::env::var_os("MAAND_CI").is_some();
     if !rustix::process::geteuid().is_root() {
         assert!(!needed, "the crash rig needs root");
@@ -53,6 +62,7 @@ fn a_hostile_neighbour_gets_an_agent_to_touch_nothing_outside_of_the_job() {
 
 #[test]
 fn the_rigs_disk_is_put_back_though_somebody_elses_mount_namespace_has_a_copy_of_it() {
+    let _alone = alone();
     let needed = std::env::var_os("MAAND_CI").is_some();
     let mut ground = match Ground::image() {
         Ok(ground) => ground,
