@@ -34,7 +34,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Lowers a limit; one that is lower already stays.
+/// Sets how much there may be from now on, never beyond what this process may give itself.
 fn limit(resource: Resource, most: u64) {
     let was = getrlimit(resource);
     let current = was.maximum.map_or(most, |maximum| maximum.min(most));
